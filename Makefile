@@ -1,0 +1,55 @@
+# Every target sets up .venv by itself, once. Needs Python 3.11 or later and make.
+PYTHON ?= python3
+PIP_UV = uv==0.13.8
+BIN = .venv/bin
+READY = .venv/ready
+P ?= -p sigma 0.5
+
+.PHONY: certify test book models lint clean setup help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make certify   certify 200 test digits at sigma 0.5 into runs/ (P=\"-p sigma 0.25 ...\" for other parameters)"
+	@echo "make test      run the tests"
+	@echo "make book      build the book into _build/html (FRESH=1 runs every page anew)"
+	@echo "make models    train the embedded models from scratch into models/"
+	@echo "make lint      check style; make clean removes what was built"
+
+setup: $(READY)
+
+# requirements.lock fixes every version; uv installs it in parallel.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cpur needs Python 3.11 or later; found %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "setting up .venv (once; torch is a large download)"
+	@date +%s > .setup-started
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_UV)
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	@echo "set-up: $$(( $$(date +%s) - $$(cat .setup-started) )) s"; rm .setup-started
+	@touch $@
+
+certify: $(READY)
+	@mkdir -p runs
+	@start=$$(date +%s); \
+	$(BIN)/papermill notebooks/certify.ipynb runs/certify.ipynb $(P) && \
+	$(BIN)/python -m cpur show runs/certify.ipynb && \
+	echo "certify: $$(( $$(date +%s) - start )) s"
+
+# jaxtyping checks the shapes of the tensor functions at every call the tests make. cpur.config checks its own values.
+SHAPES = cpur.checkpoints,cpur.classifiers,cpur.data,cpur.noise,cpur.pretrain,cpur.purifiers,cpur.schedules,cpur.smooth
+test: $(READY)
+	@$(BIN)/python -m pytest --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
+
+book: $(READY)
+	FRESH=$(FRESH) $(BIN)/jupyter-book build book/
+
+models: $(READY)
+	$(BIN)/python -m cpur pretrain
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf _build book/_build book/pages .pytest_cache .ruff_cache

@@ -1,0 +1,107 @@
+"""The command line: ``cpur COMMAND --help``."""
+
+import sys
+import time
+from pathlib import Path
+
+import tyro
+
+from cpur import paths
+from cpur.errors import InputError
+
+
+def pretrain(out: Path = Path("models"), seed: int = 0) -> None:
+    """Train the embedded digits models from scratch.
+
+    Args:
+        out: folder that the checkpoints are written to.
+        seed: seed of initialisation and training.
+    """
+    from cpur.embedded import make_all
+
+    start = time.perf_counter()
+    make_all(paths.anchored(out), seed)
+    print(f"trained into {paths.shown(paths.anchored(out))} in {time.perf_counter() - start:.0f} s")
+
+
+def show(record: Path | None = None, records_dir: Path = Path("runs/records")) -> None:
+    """Print the table of a record.
+
+    Args:
+        record: the record; by default the newest in records_dir.
+        records_dir: folder of records.
+    """
+    from cpur.records import load_record
+    from cpur.tables import speed, summary
+
+    files = paths.anchored(records_dir).glob("*.jsonl")
+    file = record or max(files, key=lambda file: file.stat().st_mtime, default=None)
+    if file is None:
+        raise InputError(f"there is no record in {records_dir}: run notebooks/certify.ipynb first")
+    header, frame = load_record(file)
+    config = header["config"]
+    print(f"\ncertified accuracy in percent [95% Wilson interval], sigma = {config['sigma']:g}, ", end="")
+    print(f"n = {config['n']:,}, alpha = {config['alpha']:g}, {len(frame)} images of {config['dataset']}")
+    print(summary([(header, frame)]).T.to_string())
+    print(speed(header, frame).drop("images").to_string())
+    print(f"record: {paths.shown(file)}")
+
+
+def verify(records_dir: Path = Path("records"), images: int = 5) -> None:
+    """Certify a few images of every record again and compare the counts.
+
+    Args:
+        records_dir: folder of records.
+        images: how many images of each record.
+    """
+    from cpur.verify import recertify
+
+    files = sorted(paths.anchored(records_dir).glob("*.jsonl"))
+    if not files:
+        raise InputError(f"there is no record in {records_dir}")
+    for file in files:
+        start = time.perf_counter()
+        moves = [moved for _, moved in recertify(file, images)]
+        seconds = time.perf_counter() - start
+        print(f"{file.name}: {len(moves)} images, largest move of a count {max(moves)}, {seconds:.1f} s")
+
+
+def table(records_dir: Path = Path("records"), dataset: str = "digits") -> None:
+    """Print the largest records of a data set as the Markdown table of the README.
+
+    Args:
+        records_dir: folder of records.
+        dataset: data set of the records.
+    """
+    from cpur.tables import find_records, markdown, most_images
+
+    print(markdown(most_images(find_records(records_dir, dataset=dataset))))
+
+
+def picture(out: Path = Path("book/assets/purified.png"), sigma: float = 0.5) -> None:
+    """Draw clean, noisy and purified digits: the picture of the README and the introduction.
+
+    Args:
+        out: file to write.
+        sigma: standard deviation of the noise.
+    """
+    from cpur import load_classifier, load_dataset
+    from cpur.config import CertifyConfig
+    from cpur.figures import purification_grid
+    from cpur.purifiers import comparable_purifiers
+
+    purifiers = comparable_purifiers(CertifyConfig(sigma=sigma))
+    figure = purification_grid(load_dataset("digits"), purifiers, load_classifier(), sigma, indices=range(12))
+    figure.savefig(paths.anchored(out), dpi=150)
+
+
+def main() -> None:
+    """Runs a command; bad input ends in one sentence."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"pretrain": pretrain, "show": show, "verify": verify, "table": table, "picture": picture},
+            prog="cpur",
+            description="Certified robustness by purification.",
+        )
+    except InputError as error:
+        sys.exit(f"cpur: {error}")

@@ -1,0 +1,120 @@
+"""The figures of the notebooks: each function draws one and returns it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from cpur.data import ImageSet
+from cpur.noise import NoiseKey, noisy_batches
+from cpur.purifiers import PFODE, Purifier
+from cpur.tables import wilson
+
+RIGHT, WRONG = "#009E73", "#D55E00"  # green and vermilion of the Okabe-Ito palette
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120, "savefig.bbox": "tight"}
+PALETTE = "colorblind"
+
+
+def _subplots(*shape: int, **options: Any):
+    with sns.axes_style("whitegrid", STYLE), plt.rc_context({"figure.dpi": 120}):
+        return plt.subplots(*shape, layout="constrained", **options)
+
+
+def _finished(figure: Figure) -> Figure:
+    plt.close(figure)  # a notebook shows the returned figure once
+    return figure
+
+
+def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> Figure:
+    """Certified accuracy against the radius, one step curve a record, with 95% Wilson bands."""
+    figure, axes = _subplots(figsize=(6.4, 3.6))
+    for color, (header, frame) in zip(sns.color_palette(PALETTE), records, strict=False):
+        radii = np.sort(frame.radius[frame.correct].to_numpy())
+        grid = np.concatenate([[0.0], radii, radii[-1:]])
+        hits = np.concatenate([[len(radii)], np.arange(len(radii), 0, -1), [0]])
+        label = f"{header['config']['purifier']} (n = {header['config']['n']:,}, {len(frame)} images)"
+        axes.step(grid, 100 * hits / len(frame), where="pre", label=label, color=color)
+        low, high = np.array([wilson(count, len(frame)) for count in hits]).T * 100
+        axes.fill_between(grid, low, high, step="pre", color=color, alpha=0.15, linewidth=0)
+    sigma, alpha = header["config"]["sigma"], header["config"]["alpha"]
+    axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylabel="certified accuracy (%)", ylim=(0, 100))
+    axes.set_xlim(left=0)
+    axes.set_title(f"σ = {sigma:g}, α = {alpha:g}; bands: 95% Wilson intervals over images", fontsize=9)
+    axes.legend(fontsize=8)
+    return _finished(figure)
+
+
+@torch.inference_mode()
+def purification_grid(
+    data: ImageSet,
+    purifiers: Mapping[str, Purifier],
+    classifier: nn.Module,
+    sigma: float,
+    indices: Sequence[int] = range(10),
+    seed: int = 0,
+) -> Figure:
+    """Clean, noisy and purified images, the same noise for each purifier, framed by what the classifier says.
+
+    Green is right and vermilion is wrong; the number is the class that the classifier sees.
+    """
+    clean = torch.stack([data[i][0] for i in indices])
+    labels = [data[i][1] for i in indices]
+    noisy = torch.cat([next(noisy_batches(data[i][0], sigma, 1, 1, NoiseKey(seed, "figure", i)))[0] for i in indices])
+    rows = {"clean": clean, "noisy": noisy}
+    rows |= {name: purifier.denoise(noisy, sigma) for name, purifier in purifiers.items() if name != "none"}
+    figure, grid = _subplots(len(rows), len(clean), figsize=(0.78 * len(clean) + 1, 0.82 * len(rows)), squeeze=False)
+    for axes_row, (name, images) in zip(grid, rows.items(), strict=True):
+        for axes, image, seen, label in zip(
+            axes_row, images, classifier(images).argmax(1).tolist(), labels, strict=True
+        ):
+            _framed(axes, image, RIGHT if seen == label else WRONG, str(seen))
+        axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    return _finished(figure)
+
+
+def _framed(axes, image: torch.Tensor, color: str, text: str) -> None:
+    pixels = image.clamp(0, 1).permute(1, 2, 0)
+    axes.imshow(pixels.squeeze(-1), cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=color, linewidth=2.5)
+    axes.text(0.03, 0.97, text, color=color, fontsize=7, va="top", transform=axes.transAxes, fontweight="bold")
+
+
+def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Training losses, one panel a model, since their units differ."""
+    figure, grid = _subplots(1, len(histories), figsize=(2.6 * len(histories), 2.4), squeeze=False)
+    for axes, (name, history), color in zip(grid[0], histories.items(), sns.color_palette(PALETTE), strict=False):
+        axes.plot(history.step, history.loss, color=color)
+        axes.set(title=name, xlabel="step", yscale="log")
+        axes.title.set_fontsize(9)
+    grid[0, 0].set_ylabel("training loss")
+    return _finished(figure)
+
+
+@torch.inference_mode()
+def sample_grid(
+    one_step: Mapping[str, Purifier],
+    many_steps: Mapping[str, PFODE],
+    sigma_max: float,
+    count: int = 12,
+    seed: int = 0,
+) -> Figure:
+    """Images from pure noise of standard deviation ``sigma_max``: one network call against many, the same noise."""
+    noise = sigma_max * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    samplers = {**one_step, **many_steps}
+    figure, grid = _subplots(len(samplers), count, figsize=(0.7 * count + 1.2, 0.75 * len(samplers)), squeeze=False)
+    for axes_row, (name, purifier) in zip(grid, samplers.items(), strict=True):
+        for axes, image in zip(axes_row, purifier.denoise(noise + 0.5, sigma_max), strict=True):
+            _framed(axes, image, "0.8", "")
+        calls = purifier.network_calls
+        label = f"{name}\n{calls} call{'s' if calls > 1 else ''}"
+        axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    return _finished(figure)

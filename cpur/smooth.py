@@ -1,0 +1,162 @@
+"""The smoothed classifier and its certificate, one image at a time: the interface of Cohen et al. (2019)."""
+
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from cpur.bounds import certified_radius
+from cpur.errors import InputError
+from cpur.noise import NoiseKey, noisy_batches
+
+ABSTAIN = -1
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What certification says of one image, and the counts that say it."""
+
+    prediction: int  # the certified class, or ABSTAIN
+    radius: float  # in the unit of the pixels; 0.0 where it abstains
+    selected: int  # the class selected by the first n0 samples
+    counts: np.ndarray  # class counts of the n estimation samples, int64
+
+
+class Smooth:
+    r"""A classifier smoothed by Gaussian noise.
+
+    .. math:: G(x) = \arg\max_c P[f(Q(x + \sigma e)) = c], \quad e \sim N(0, I),
+
+    where Q rounds to the lattice of :mod:`cpur.noise` and f is the base classifier, at one batch shape.
+
+    Args:
+        base_classifier: maps images ``b c h w`` in [0, 1] plus noise to logits ``b num_classes``; a module
+            is put into evaluation mode.
+        num_classes: number of classes.
+        sigma: standard deviation of the noise; pixels are in [0, 1].
+        seed: key of the noise.
+
+    Raises:
+        InputError: sigma not positive and finite, fewer than two classes, or a negative seed.
+
+    Source: Cohen et al. (2019).
+    """
+
+    ABSTAIN = ABSTAIN
+
+    def __init__(self, base_classifier, num_classes: int, sigma: float, seed: int = 0) -> None:
+        if not 0 < sigma < float("inf"):
+            raise InputError(f"sigma must be positive and finite; got {sigma!r}")
+        if num_classes < 2:
+            raise InputError(f"num_classes must be at least 2; got {num_classes!r}")
+        if seed < 0:
+            raise InputError(f"seed must not be negative; got {seed!r}")
+        self.base_classifier = base_classifier
+        self.num_classes = operator.index(num_classes)
+        self.sigma = float(sigma)
+        self.seed = operator.index(seed)
+
+    def certify(
+        self, x: Float[Tensor, "c h w"], n0: int, n: int, alpha: float, batch_size: int, *, index: int = 0
+    ) -> tuple[int, float]:
+        """The class of ``x`` and the radius within which it cannot change, or ``(ABSTAIN, 0.0)``.
+
+        Guarantee: with probability at least 1 - alpha over the noise, either it abstains, or G returns
+        this class at every point closer to ``x`` than the radius.
+
+        Args:
+            x: an image in [0, 1], rounded to the lattice where it is off it.
+            n0: samples that select the class.
+            n: fresh samples that estimate its probability.
+            alpha: error probability.
+            batch_size: the batch shape that f is evaluated at.
+            index: index of the image in its data set; it keys the noise.
+
+        Raises:
+            InputError: bad arguments, logits of the wrong shape, or logits that are not finite.
+
+        Source: Cohen et al. (2019), Algorithm Certify.
+        """
+        certificate = self.certificate(x, n0, n, alpha, batch_size, index=index)
+        return certificate.prediction, certificate.radius
+
+    def certificate(
+        self, x: Float[Tensor, "c h w"], n0: int, n: int, alpha: float, batch_size: int, *, index: int = 0
+    ) -> Certificate:
+        """As :meth:`certify`, with the counts behind the answer.
+
+        Guarantee: that of :meth:`certify`; the samples that select the class are never used to estimate it.
+        """
+        if not 0 < alpha < 1:
+            raise InputError(f"alpha must lie in (0, 1); got {alpha!r}")
+        selected = int(self.counts(x, n0, batch_size, index=index, purpose="selection").argmax())
+        counts = self.counts(x, n, batch_size, index=index, purpose="estimation")
+        radius = float(certified_radius(counts[selected], n, alpha, self.sigma))
+        return Certificate(selected if radius > 0 else ABSTAIN, radius, selected, counts)
+
+    def predict(self, x: Float[Tensor, "c h w"], n: int, alpha: float, batch_size: int, *, index: int = 0) -> int:
+        """The class that G returns at ``x``, or ``ABSTAIN``.
+
+        Guarantee: with probability at least 1 - alpha over the noise it abstains or returns G(x).
+
+        Raises:
+            InputError: as :meth:`certify`.
+
+        Source: Cohen et al. (2019), Algorithm Predict; Hung & Fithian (2019).
+        """
+        if not 0 < alpha < 1:
+            raise InputError(f"alpha must lie in (0, 1); got {alpha!r}")
+        counts = self.counts(x, n, batch_size, index=index, purpose="prediction")
+        second, first = np.argsort(counts, kind="stable")[-2:]
+        test = stats.binomtest(int(counts[first]), int(counts[first] + counts[second]), 0.5)
+        return int(first) if test.pvalue <= alpha else ABSTAIN
+
+    @torch.inference_mode()
+    def counts(
+        self,
+        x: Float[Tensor, "c h w"],
+        n: int,
+        batch_size: int,
+        *,
+        index: int = 0,
+        purpose: str = "estimation",
+    ) -> np.ndarray:
+        """How often f returns each class on ``n`` noisy copies of ``x``: int64, length ``num_classes``.
+
+        The counts depend on the seed, the purpose and the index, and not on how the samples are batched.
+        They stay on the device of ``x`` until the last one is drawn.
+
+        Raises:
+            InputError: bad arguments, logits of the wrong shape, or logits that are not finite.
+        """
+        for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("index", index, 0)):
+            if operator.index(value) < low:
+                raise InputError(f"{name} must be a whole number, at least {low}; got {value!r}")
+        if x.ndim != 3:
+            raise InputError(f"x must be one image c h w; got shape {tuple(x.shape)}")
+        if isinstance(self.base_classifier, torch.nn.Module):
+            self.base_classifier.eval()
+        key = NoiseKey(self.seed, purpose, operator.index(index))
+        counts = torch.zeros(self.num_classes, dtype=torch.int64, device=x.device)
+        finite = torch.ones((), dtype=torch.bool, device=x.device)
+        for batch, count in noisy_batches(x, self.sigma, n, batch_size, key):
+            logits = self.base_classifier(batch)
+            if logits.shape != (batch_size, self.num_classes):
+                raise InputError(
+                    f"the base classifier returned shape {tuple(logits.shape)}; "
+                    f"expected {(batch_size, self.num_classes)}: check num_classes"
+                )
+            logits = logits[:count]
+            finite &= logits.isfinite().all()
+            votes = logits.argmax(dim=1)
+            counts.scatter_add_(0, votes, torch.ones_like(votes))
+        if not finite:
+            raise InputError(
+                f"the base classifier returned logits that are not finite on image {index} at sigma {self.sigma}: "
+                "check the checkpoint and the precision"
+            )
+        return counts.cpu().numpy()

@@ -1,0 +1,94 @@
+"""The book: pages that are run when stale, and the literal build."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+
+from cpur.book import Page, read_pages
+from cpur.paths import root
+
+
+def notebook(path, source):
+    cells = [nbformat.v4.new_markdown_cell("# Title\n\nText."), nbformat.v4.new_code_cell("x = 1")]
+    cells[1].metadata["tags"] = ["parameters"]
+    cells.append(nbformat.v4.new_code_cell(source))
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+
+
+@pytest.fixture
+def page(tmp_path):
+    notebook(tmp_path / "source.ipynb", "print(x)")
+    (tmp_path / "record").write_text("1")
+    return Page(tmp_path / "out/page.ipynb", tmp_path / "source.ipynb", {"x": 2}, [tmp_path / "record"], "New")
+
+
+def test_a_page_is_run_once(page):
+    assert page.is_stale()
+    page.run()
+    assert not page.is_stale()
+    done = nbformat.read(page.output, as_version=4)
+    assert done.cells[0].source == "# New\n\nText."
+    assert done.cells[-1].outputs[0].text == "2\n"
+    assert [file.name for file in page.output.parent.iterdir()] == ["page.ipynb", "page.sha256"]
+
+
+def test_a_page_is_stale_when_what_it_depends_on_changes(page, tmp_path):
+    page.run()
+    (tmp_path / "record").write_text("2")
+    assert page.is_stale()
+    (tmp_path / "record").write_text("1")
+    assert not page.is_stale()
+    notebook(tmp_path / "source.ipynb", "print(x + 1)")
+    assert page.is_stale()
+    assert Page(page.output, page.notebook, {"x": 3}, page.reads).is_stale()
+
+
+def test_a_failing_page_leaves_nothing_behind(page, tmp_path):
+    notebook(tmp_path / "source.ipynb", "1 / 0")
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        page.run()
+    assert not list(page.output.parent.iterdir())
+
+
+def test_pages_of_the_book_are_in_its_toc():
+    toc = yaml.safe_load((root() / "book/_toc.yml").read_text())
+    files = {toc["root"]} | {chapter["file"] for part in toc["parts"] for chapter in part["chapters"]}
+    outputs = [page.output for page in read_pages(root() / "book/pages.yml")]
+    pages = {str(output.relative_to(root() / "book").with_suffix("")) for output in outputs}
+    assert pages <= files
+    for file in files - pages:
+        assert (root() / "book" / f"{file}.md").is_file()
+
+
+def test_bad_pages(tmp_path, rejected):
+    for entry, match in [
+        ({"output": "a.ipynb", "notebook": "notebooks/none.ipynb"}, "no notebook"),
+        ({"output": "a.ipynb", "notebook": "notebooks/certify.ipynb", "params": {}}, "unknown keys"),
+        ({"output": "a.ipynb", "notebook": "notebooks/certify.ipynb", "reads": ["records/none*"]}, "no file matches"),
+    ]:
+        (tmp_path / "pages.yml").write_text(json.dumps({"pages": [entry]}))
+        with rejected(match):
+            read_pages(tmp_path / "pages.yml")
+
+
+def test_the_book_builds_without_warnings(tmp_path):
+    """The literal command, in a copy of the sources, warnings as errors; pages that are run already are reused."""
+    for name in ("book", "_config.yml", "_toc.yml"):
+        source = root() / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / name)
+    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", "book/", "-W", "-n", "--keep-going"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    html = tmp_path / "_build/html"
+    for page in ("intro", "references", "pages/pretrain", "pages/digits-s0.5"):
+        text = (html / f"{page}.html").read_text()
+        assert "<h1>" in text
+        assert "Traceback" not in text
+    assert "Cohen" in (html / "references.html").read_text()

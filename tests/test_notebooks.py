@@ -1,0 +1,128 @@
+"""Every notebook, run by papermill with small parameters, as a reader runs it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+
+from cpur import CertifyConfig, load_record
+from cpur.paths import root
+
+NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
+SMALL = {"n": 200, "n0": 20, "num_images": 4, "batch_size": 50}
+RUNS = {"certify": [SMALL], "compare": [{}], "pretrain": [{}]}
+
+
+def run(name, out, **parameters):
+    notebook = root() / "notebooks" / f"{name}.ipynb"
+    return papermill.execute_notebook(notebook, out, parameters, progress_bar=False, cwd=out.parent)
+
+
+def papermill_cli(*arguments, **options):
+    command = [sys.executable, "-m", "papermill", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, **options)
+
+
+@pytest.mark.parametrize("name", [notebook.stem for notebook in NOTEBOOKS])
+def test_notebook_runs(name, tmp_path):
+    for number, parameters in enumerate(RUNS[name]):
+        extra = {"records_dir": str(tmp_path / "records")} if name == "certify" else {}
+        done = run(name, tmp_path / f"{number}.ipynb", **parameters, **extra)
+        assert all(cell.get("outputs") is not None for cell in done.cells if cell.cell_type == "code")
+        text = json.dumps(done)
+        assert "image/png" in text
+        assert "it/s" not in text  # no frozen progress bar
+        assert '"widgets"' not in text
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_clean(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert code[0].metadata.tags == ["parameters"]
+    for line in code[0].source.splitlines():
+        assert ":" in line.split("=")[0], f"{line} has no type"
+        assert "  # " in line, f"{line} has no comment"
+
+
+def test_parameters_are_the_fields_of_the_configuration():
+    cells = nbformat.read(root() / "notebooks/certify.ipynb", as_version=4).cells
+    cell = next(cell for cell in cells if cell.cell_type == "code")
+    namespace = {}
+    exec(cell.source, namespace)
+    fields = {field.name: field.default for field in dataclasses.fields(CertifyConfig)}
+    assert {name: namespace[name] for name in fields} == fields
+    assert list(namespace["__annotations__"]) == list(fields)
+    source = (root() / "cpur/config.py").read_text()
+    for line in cell.source.splitlines():
+        assert line in source  # with its comment
+
+
+def test_help_describes_every_parameter():
+    out = papermill_cli("--help-notebook", root() / "notebooks/certify.ipynb").stdout
+    for field in dataclasses.fields(CertifyConfig):
+        (line,) = [line for line in out.splitlines() if line.strip().startswith(f"{field.name}:")]
+        assert "Unknown type" not in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["-p", "sigma", "big"], "sigma must be a number; got 'big' (str)"),
+        (["-p", "sigme", "0.5"], "parameter must be one of dataset"),
+    ],
+)
+def test_bad_parameters_end_in_one_sentence(flags, sentence, tmp_path):
+    done = papermill_cli(root() / "notebooks/certify.ipynb", tmp_path / "out.ipynb", *flags)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("InputError: ")
+    assert sentence in last
+
+
+def test_without_an_output_path_the_notebook_goes_to_stdout(tmp_path):
+    flags = [part for name, value in SMALL.items() for part in ("-p", name, value)]
+    done = papermill_cli(root() / "notebooks/certify.ipynb", "-p", "records_dir", tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    assert nbformat.reads(done.stdout, as_version=4).cells
+
+
+def test_a_killed_notebook_goes_on_where_it_stopped(tmp_path):
+    """SIGKILL in mid-run; the next run keeps every line and repeats none."""
+    parameters = SMALL | {"num_images": 200, "n": 2000, "batch_size": 250, "records_dir": str(tmp_path)}
+    flags = [part for name, value in parameters.items() for part in ("-p", str(name), str(value))]
+    command = [sys.executable, "-m", "papermill", str(root() / "notebooks/certify.ipynb"), str(tmp_path / "a.ipynb")]
+    with subprocess.Popen(
+        [*command, *flags], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        kept = kill_when_lines(process, tmp_path, 5)
+    last = SMALL | {"num_images": 200, "n": 2000, "batch_size": 250}
+    run("certify", tmp_path / "b.ipynb", records_dir=str(tmp_path), **last)
+    (file,) = tmp_path.glob("*.jsonl")
+    assert file.read_bytes().startswith(kept)
+    rows = [json.loads(line)["index"] for line in file.read_text().splitlines()[1:]]
+    assert rows == list(range(200))
+    assert len(load_record(file)[1]) == 200
+
+
+def kill_when_lines(process, folder, count):
+    """Kills the process group once a record has ``count`` images; returns the record's whole lines."""
+    import os
+    import signal
+    import time
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        files = list(folder.glob("*.jsonl"))
+        if files and files[0].read_bytes().count(b"\n") > count:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            text = files[0].read_bytes()
+            return text[: text.rfind(b"\n") + 1]
+        time.sleep(0.02)
+    raise AssertionError("the notebook wrote no record")
