@@ -5,7 +5,7 @@ BIN = .venv/bin
 READY = .venv/ready
 P ?= -p sigma 0.5
 
-.PHONY: certify test book models lint clean setup help
+.PHONY: certify test book models records lint clean setup help
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test      run the tests"
 	@echo "make book      build the book into _build/html (FRESH=1 runs every page anew)"
 	@echo "make models    train the embedded models from scratch into models/"
+	@echo "make records   make the committed records anew where they are missing (about an hour)"
 	@echo "make lint      check style; make clean removes what was built"
 
 setup: $(READY)
@@ -46,6 +47,9 @@ book: $(READY)
 
 models: $(READY)
 	$(BIN)/python -m cpur pretrain
+
+records: $(READY)
+	$(BIN)/python -m cpur records
 
 lint: $(READY)
 	$(BIN)/ruff check .

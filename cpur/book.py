@@ -75,7 +75,7 @@ def read_pages(file: Path) -> list[Page]:
     """Reads ``pages.yml``; paths are relative to the repository, outputs to the book.
 
     Raises:
-        InputError: an entry with unknown keys, a missing notebook, or a pattern that no file matches.
+        InputError: an entry with unknown keys, or a missing notebook.
     """
     pages = []
     for entry in yaml.safe_load(file.read_text())["pages"]:
@@ -83,14 +83,9 @@ def read_pages(file: Path) -> list[Page]:
         notebook = root() / entry["notebook"]
         if unknown or not notebook.is_file():
             raise InputError(f"{shown(file)}: unknown keys {unknown or '{}'} or no notebook {entry['notebook']}")
-        reads = []
-        for pattern in entry.get("reads", []):
-            found = sorted(path for path in root().glob(pattern) if path.is_file())
-            if not found:
-                raise InputError(f"{shown(file)}: no file matches {pattern!r}, read by {entry['output']}")
-            reads += found
+        found = {path for pattern in entry.get("reads", []) for path in root().glob(pattern) if path.is_file()}
         parameters = entry.get("parameters", {})
-        pages.append(Page(file.parent / entry["output"], notebook, parameters, reads, entry.get("title")))
+        pages.append(Page(file.parent / entry["output"], notebook, parameters, sorted(found), entry.get("title")))
     return pages
 
 

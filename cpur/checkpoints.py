@@ -57,7 +57,9 @@ def load_network(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     read_json(folder / "config.json")
     try:
-        unet, report = UNet2DModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        unet, report = UNet2DModel.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot load the network in {paths.shown(folder)}: {error}") from error
     wrong = [f"{kind} {name}" for kind in ("missing_keys", "unexpected_keys") for name in report[kind]]

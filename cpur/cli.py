@@ -10,17 +10,18 @@ from cpur import paths
 from cpur.errors import InputError
 
 
-def pretrain(out: Path = Path("models"), seed: int = 0) -> None:
+def pretrain(out: Path = Path("models"), seed: int = 0, effort: float = 1.0) -> None:
     """Train the embedded digits models from scratch.
 
     Args:
         out: folder that the checkpoints are written to.
         seed: seed of initialisation and training.
+        effort: share of the training steps, below 1 for a quick look.
     """
-    from cpur.embedded import make_all
+    from cpur.embedded import Workshop
 
     start = time.perf_counter()
-    make_all(paths.anchored(out), seed)
+    Workshop(paths.anchored(out), seed, effort).make_all()
     print(f"trained into {paths.shown(paths.anchored(out))} in {time.perf_counter() - start:.0f} s")
 
 
@@ -66,6 +67,20 @@ def verify(records_dir: Path = Path("records"), images: int = 5) -> None:
         print(f"{file.name}: {len(moves)} images, largest move of a count {max(moves)}, {seconds:.1f} s")
 
 
+def records(records_dir: str = "records", workers: int = 2) -> None:
+    """Make the committed records of the book that are missing or unfinished.
+
+    Args:
+        records_dir: folder of records.
+        workers: how many are made at a time, each on one thread.
+    """
+    from cpur.campaign import make_records
+
+    start = time.perf_counter()
+    made = make_records(records_dir, workers)
+    print(f"{len(made)} records in {records_dir}, {time.perf_counter() - start:.0f} s")
+
+
 def table(records_dir: Path = Path("records"), dataset: str = "digits") -> None:
     """Print the largest records of a data set as the Markdown table of the README.
 
@@ -99,7 +114,7 @@ def main() -> None:
     """Runs a command; bad input ends in one sentence."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"pretrain": pretrain, "show": show, "verify": verify, "table": table, "picture": picture},
+            {command.__name__: command for command in (pretrain, records, show, table, picture, verify)},
             prog="cpur",
             description="Certified robustness by purification.",
         )

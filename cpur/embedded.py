@@ -4,6 +4,7 @@ import multiprocessing
 import platform
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cpur.checkpoints import count_parameters, save_network, write_json
 from cpur.classifiers import BaseClassifier, load_classifier, save_classifier
 from cpur.data import ImageSet, load_dataset
 from cpur.progress import bar
-from cpur.purifiers import Consistency, OneStepDDPM, OneStepEDM
+from cpur.purifiers import Purifier
 from cpur.smooth import Smooth
 
 CARD = """# {name}
@@ -37,111 +38,110 @@ WHAT = {
 }
 
 
-def make_all(folder: Path, seed: int = 0) -> None:
-    """Trains all four models into ``folder``, two at a time, each on one thread."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        pool.submit(make_classifier, folder, seed, position=0).result()
-        for job in [
-            pool.submit(make_edm_and_consistency, folder, seed, position=0),
-            pool.submit(make_ddpm, folder, seed, position=1),
-        ]:
-            job.result()
+@dataclass(frozen=True)
+class Workshop:
+    """Trains the embedded models into a folder; ``effort`` below 1 takes that share of the steps, for a quick look."""
+
+    folder: Path
+    seed: int = 0
+    effort: float = 1.0
+
+    def make_all(self) -> None:
+        """Trains all four models, two at a time, each on one thread."""
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            pool.submit(self.classifier).result()
+            for job in [pool.submit(self.edm_and_consistency), pool.submit(self.ddpm)]:
+                job.result()
+
+    def classifier(self) -> None:
+        """Trains and writes the classifier."""
+        start, recipe = time.perf_counter(), self._scaled(pretrain.CLASSIFIER)
+        trained = pretrain.train_classifier(_digits(), recipe, self.seed, _bar("classifier"))
+        save_classifier(trained.model, self._created("digits-cnn"))
+        right = {split: _accuracy(trained.model, load_dataset("digits", split)) for split in ("val", "test")}
+        figures = "Clean accuracy: {val:.1%} of the 200 validation images, {test:.1%} of the 500 test images."
+        self._describe("digits-cnn", trained, recipe, start, figures.format(**right))
+
+    def ddpm(self) -> None:
+        """Trains and writes the DDPM."""
+        start, recipe = time.perf_counter(), self._scaled(pretrain.DDPM)
+        trained = pretrain.train_ddpm(_digits(), recipe, self.seed, _bar("ddpm", position=1))
+        out = self._created("digits-ddpm")
+        save_network(trained.model.network, out)
+        schedule, steps = pretrain.DDPM_SCHEDULE
+        settings = {"beta_schedule": schedule, "num_train_timesteps": steps, "prediction_type": "epsilon"}
+        write_json(out / "scheduler_config.json", {"_class_name": "DDPMScheduler", **settings})
+        self._describe("digits-ddpm", trained, recipe, start, self._certified(trained.model))
+
+    def edm_and_consistency(self) -> None:
+        """Trains and writes the EDM, then the consistency model tuned from it."""
+        start, recipe = time.perf_counter(), self._scaled(pretrain.EDM)
+        edm = pretrain.train_edm(_digits(), recipe, self.seed, _bar("edm"))
+        self._preconditioned("digits-edm", "edm", edm)
+        self._describe("digits-edm", edm, recipe, start, self._certified(edm.model))
+
+        start, recipe = time.perf_counter(), self._scaled(pretrain.CONSISTENCY)
+        tuned = pretrain.train_consistency(_digits(), edm.model, recipe, self.seed, _bar("consistency"))
+        self._preconditioned("digits-consistency", "consistency", tuned)
+        self._describe("digits-consistency", tuned, recipe, start, self._certified(tuned.model))
+
+    def _scaled(self, recipe: pretrain.Recipe) -> pretrain.Recipe:
+        return replace(recipe, steps=max(10, round(recipe.steps * self.effort)))
+
+    def _created(self, name: str) -> Path:
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        return self.folder / name
+
+    def _preconditioned(self, name: str, kind: str, trained: pretrain.Trained) -> None:
+        save_network(trained.model.network, self._created(name))
+        settings = {"kind": kind, "sigma_data": pretrain.SIGMA_DATA, "sigma_min": pretrain.SIGMA_MIN}
+        write_json(self.folder / name / "preconditioning.json", settings)
+
+    def _describe(
+        self, name: str, trained: pretrain.Trained, recipe: pretrain.Recipe, start: float, figures: str
+    ) -> None:
+        trained.history.to_csv(self.folder / name / "history.csv", index=False, float_format="%.5g")
+        card = CARD.format(
+            name=name,
+            what=WHAT[name],
+            seed=self.seed,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            lr=recipe.lr,
+            optimizer=recipe.optimizer.__name__,
+            ema=recipe.ema,
+            seconds=time.perf_counter() - start,
+            machine=platform.machine(),
+            parameters=count_parameters(trained.model),
+            figures=figures,
+        )
+        (self.folder / name / "README.md").write_text(card)
+
+    def _certified(self, purifier: Purifier) -> str:
+        """Certified accuracy on the validation images, on which all choices are made."""
+        data, n = load_dataset("digits", "val"), max(10, round(1000 * self.effort))
+        classifier = load_classifier("digits-cnn", self.folder / "digits-cnn")
+        parts = []
+        for sigma in (0.25, 0.5, 1.0):
+            smooth = Smooth(BaseClassifier(purifier, classifier, sigma), data.num_classes, sigma)
+            results = [smooth.certify(image, 100, n, 0.001, 250, index=i) for i, (image, _) in enumerate(data)]
+            right = [radius if cls == label else -1.0 for (cls, radius), (_, label) in zip(results, data, strict=True)]
+            shares = "/".join(f"{sum(r >= e for r in right) / len(right):.1%}" for e in (0.0, 0.25, 0.5))
+            parts.append(f"{shares} at sigma {sigma:g}")
+        return f"Certified at epsilon 0/0.25/0.5 on the 200 validation images ({n} samples): {'; '.join(parts)}."
 
 
-def make_classifier(folder: Path, seed: int, position: int = 0) -> None:
-    """Trains and writes the classifier."""
-    start = time.perf_counter()
-    trained = pretrain.train_classifier(
-        load_dataset("digits", "train"), seed=seed, progress=_bar("classifier", position)
-    )
-    out = _created(folder / "digits-cnn")
-    save_classifier(trained.model, out)
-    right = {split: _accuracy(trained.model, load_dataset("digits", split)) for split in ("val", "test")}
-    figures = "Clean accuracy: {val:.1%} of the 200 validation images, {test:.1%} of the 500 test images.".format(
-        **right
-    )
-    _finish(out, trained, pretrain.CLASSIFIER, seed, start, figures)
+def _digits() -> ImageSet:
+    return load_dataset("digits", "train")
 
 
-def make_ddpm(folder: Path, seed: int, position: int = 0) -> None:
-    """Trains and writes the DDPM."""
-    start = time.perf_counter()
-    trained = pretrain.train_ddpm(load_dataset("digits", "train"), seed=seed, progress=_bar("ddpm", position))
-    out = _created(folder / "digits-ddpm")
-    save_network(trained.model.network, out)
-    schedule, steps = pretrain.DDPM_SCHEDULE
-    settings = {"beta_schedule": schedule, "num_train_timesteps": steps, "prediction_type": "epsilon"}
-    write_json(out / "scheduler_config.json", {"_class_name": "DDPMScheduler", **settings})
-    _finish(out, trained, pretrain.DDPM, seed, start, _certified(trained.model, folder))
-
-
-def make_edm_and_consistency(folder: Path, seed: int, position: int = 0) -> None:
-    """Trains and writes the EDM, then the consistency model tuned from it."""
-    data = load_dataset("digits", "train")
-    start = time.perf_counter()
-    edm = pretrain.train_edm(data, seed=seed, progress=_bar("edm", position))
-    out = _created(folder / "digits-edm")
-    save_network(edm.model.network, out)
-    _precondition(out, "edm")
-    _finish(out, edm, pretrain.EDM, seed, start, _certified(edm.model, folder))
-
-    start = time.perf_counter()
-    tuned = pretrain.train_consistency(data, edm.model, seed=seed, progress=_bar("consistency", position))
-    out = _created(folder / "digits-consistency")
-    save_network(tuned.model.network, out)
-    _precondition(out, "consistency")
-    _finish(out, tuned, pretrain.CONSISTENCY, seed, start, _certified(tuned.model, folder))
-
-
-def _bar(name: str, position: int):
+def _bar(name: str, position: int = 0):
     return partial(bar, unit="step", desc=name, position=position)
-
-
-def _created(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _precondition(folder: Path, kind: str) -> None:
-    settings = {"kind": kind, "sigma_data": pretrain.SIGMA_DATA, "sigma_min": pretrain.SIGMA_MIN}
-    write_json(folder / "preconditioning.json", settings)
-
-
-def _finish(folder: Path, trained: pretrain.Trained, recipe: pretrain.Recipe, seed: int, start: float, figures: str):
-    trained.history.to_csv(folder / "history.csv", index=False, float_format="%.5g")
-    card = CARD.format(
-        name=folder.name,
-        what=WHAT[folder.name],
-        seed=seed,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        lr=recipe.lr,
-        optimizer=recipe.optimizer.__name__,
-        ema=recipe.ema,
-        seconds=time.perf_counter() - start,
-        machine=platform.machine(),
-        parameters=count_parameters(trained.model),
-        figures=figures,
-    )
-    (folder / "README.md").write_text(card)
 
 
 @torch.inference_mode()
 def _accuracy(classifier: torch.nn.Module, data: ImageSet) -> float:
     return (classifier(data.images).argmax(1) == data.labels).double().mean().item()
-
-
-def _certified(purifier: OneStepDDPM | OneStepEDM | Consistency, folder: Path, n: int = 1000) -> str:
-    """Certified accuracy on the validation images, which is what choices are made on."""
-    data, classifier = load_dataset("digits", "val"), load_classifier("digits-cnn", folder / "digits-cnn")
-    parts = []
-    for sigma in (0.25, 0.5, 1.0):
-        smooth = Smooth(BaseClassifier(purifier, classifier, sigma), data.num_classes, sigma)
-        results = [smooth.certify(image, 100, n, 0.001, 250, index=i) for i, (image, _) in enumerate(data)]
-        right = [radius if cls == label else -1.0 for (cls, radius), (_, label) in zip(results, data, strict=True)]
-        shares = "/".join(f"{sum(r >= e for r in right) / len(right):.1%}" for e in (0.0, 0.25, 0.5))
-        parts.append(f"{shares} at sigma {sigma:g}")
-    return f"Certified at epsilon 0/0.25/0.5 on the 200 validation images (n = {n}, alpha = 0.001): {'; '.join(parts)}."
 
 
 def histories(folder: Path) -> dict[str, pd.DataFrame]:

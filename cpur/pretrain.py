@@ -50,7 +50,7 @@ CLASSIFIER = Recipe(steps=1400, lr=4e-3, batch_size=64, ema=0.99, optimizer=torc
 def new_network() -> DiffusersNetwork:
     """The network of all three diffusion models: 160k parameters on 2 x 2 patches.
 
-    Patches make it twice as fast as a network of the same size on pixels (see benchmarks).
+    Patches make it about twice as fast as one of that size on pixels (``benchmarks/network_width.py``).
     """
     return DiffusersNetwork(
         UNet2DModel(

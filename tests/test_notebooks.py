@@ -14,7 +14,7 @@ from cpur.paths import root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 SMALL = {"n": 200, "n0": 20, "num_images": 4, "batch_size": 50}
-RUNS = {"certify": [SMALL], "compare": [{}], "pretrain": [{}]}
+RUNS = {"certify": [SMALL], "compare": [{}], "pretrain": [{}, {"train": True, "effort": 0.002}]}
 
 
 def run(name, out, **parameters):
@@ -30,7 +30,8 @@ def papermill_cli(*arguments, **options):
 @pytest.mark.parametrize("name", [notebook.stem for notebook in NOTEBOOKS])
 def test_notebook_runs(name, tmp_path):
     for number, parameters in enumerate(RUNS[name]):
-        extra = {"records_dir": str(tmp_path / "records")} if name == "certify" else {}
+        folders = {"certify": {"records_dir": str(tmp_path / "records")}, "pretrain": {"models_dir": str(tmp_path)}}
+        extra = folders.get(name, {})
         done = run(name, tmp_path / f"{number}.ipynb", **parameters, **extra)
         assert all(cell.get("outputs") is not None for cell in done.cells if cell.cell_type == "code")
         text = json.dumps(done)

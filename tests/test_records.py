@@ -8,7 +8,9 @@ import pytest
 
 from cpur import CertifyConfig, certify_dataset, load_record
 from cpur.bounds import certified_radius
+from cpur.campaign import configurations
 from cpur.engine import header, prepare
+from cpur.paths import root
 from cpur.records import COLUMNS, Record
 from cpur.tables import average_certified_radius, certified_accuracy, wilson
 
@@ -139,6 +141,16 @@ def test_counts_do_not_depend_on_batch_size_or_prefix(config, tmp_path):
     assert moved <= 2
     _, same = load_record(certify_dataset(config).file)
     assert prefix.counts.tolist() == same.counts.tolist()[:3]
+
+
+def test_committed_records_are_those_of_the_campaign():
+    jobs = [prepare(configuration) for configuration in configurations()]
+    assert {job.record_file.name for job in jobs} == {file.name for file in (root() / "records").glob("*.jsonl")}
+    for job in jobs:
+        first, frame = load_record(job.record_file)
+        assert first["identity"] == job.identity
+        assert frame["index"].tolist() == list(range(job.config.num_images))
+        assert frame.label.tolist() == job.data.labels[: len(frame)].tolist()
 
 
 def test_tables(config):
