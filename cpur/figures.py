@@ -79,13 +79,16 @@ def purification_grid(
 
 
 def _framed(axes, image: torch.Tensor, color: str, text: str) -> None:
-    pixels = image.clamp(0, 1).permute(1, 2, 0)
+    pixels = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
     axes.imshow(pixels.squeeze(-1), cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linewidth=2.5)
-    axes.text(0.03, 0.97, text, color=color, fontsize=7, va="top", transform=axes.transAxes, fontweight="bold")
+    if text:
+        box = {"facecolor": color, "edgecolor": "none", "pad": 1.2}
+        place = {"va": "top", "transform": axes.transAxes, "bbox": box}
+        axes.text(0.04, 0.96, text, color="white", fontsize=6.5, fontweight="bold", **place)
 
 
 def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
