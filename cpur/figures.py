@@ -13,7 +13,7 @@ from torch import nn
 
 from cpur.data import ImageSet
 from cpur.noise import NoiseKey, noisy_batches
-from cpur.purifiers import PFODE, Purifier
+from cpur.purifiers import Purifier
 from cpur.tables import wilson
 
 RIGHT, WRONG = "#009E73", "#D55E00"  # green and vermilion of the Okabe-Ito palette
@@ -36,7 +36,7 @@ def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFra
     figure, axes = _subplots(figsize=(6.4, 3.6))
     for color, (header, frame) in zip(sns.color_palette(PALETTE), records, strict=False):
         radii = np.sort(frame.radius[frame.correct].to_numpy())
-        grid = np.concatenate([[0.0], radii, radii[-1:]])
+        grid = np.concatenate([[0.0], radii, [radii.max(initial=0.0)]])
         hits = np.concatenate([[len(radii)], np.arange(len(radii), 0, -1), [0]])
         label = f"{header['config']['purifier']} (n = {header['config']['n']:,}, {len(frame)} images)"
         axes.step(grid, 100 * hits / len(frame), where="pre", label=label, color=color)
@@ -96,23 +96,16 @@ def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     figure, grid = _subplots(1, len(histories), figsize=(2.6 * len(histories), 2.4), squeeze=False)
     for axes, (name, history), color in zip(grid[0], histories.items(), sns.color_palette(PALETTE), strict=False):
         axes.plot(history.step, history.loss, color=color)
-        axes.set(title=name, xlabel="step", yscale="log")
+        axes.set(title=name, xlabel="step", ylim=(0, 1.05 * history.loss.max()))
         axes.title.set_fontsize(9)
     grid[0, 0].set_ylabel("training loss")
     return _finished(figure)
 
 
 @torch.inference_mode()
-def sample_grid(
-    one_step: Mapping[str, Purifier],
-    many_steps: Mapping[str, PFODE],
-    sigma_max: float,
-    count: int = 12,
-    seed: int = 0,
-) -> Figure:
-    """Images from pure noise of standard deviation ``sigma_max``: one network call against many, the same noise."""
+def sample_grid(samplers: Mapping[str, Purifier], sigma_max: float, count: int = 12, seed: int = 0) -> Figure:
+    """Images from pure noise of standard deviation ``sigma_max``, the same noise in each column."""
     noise = sigma_max * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    samplers = {**one_step, **many_steps}
     figure, grid = _subplots(len(samplers), count, figsize=(0.7 * count + 1.2, 0.75 * len(samplers)), squeeze=False)
     for axes_row, (name, purifier) in zip(grid, samplers.items(), strict=True):
         for axes, image in zip(axes_row, purifier.denoise(noise + 0.5, sigma_max), strict=True):

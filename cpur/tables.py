@@ -182,8 +182,8 @@ def guarantee(header: dict[str, Any], frame: pd.DataFrame) -> str:
         f"(`{config['purifier']}`, then `{config['classifier']}`) gives most often when Gaussian noise of standard "
         f"deviation $\\sigma = {config['sigma']:g}$ is added to $x'$. For each of the {certified} of {len(frame)} "
         f"images of `{config['dataset']}` on which it did not abstain, the record states a class and a radius $R$: "
-        f"**with probability at least {1 - config['alpha']:g} over the noise drawn here, $G$ returns that class at "
-        f"every point closer to the image than $R$** in the $\\ell_2$ norm of [0, 1] pixels. The probability is for "
-        f"each image alone; it holds for the base classifier as it was run (batches of {config['batch_size']}, "
+        f"**$G$ returns that class at every point closer to the image than $R$**, in the $\\ell_2$ norm of [0, 1] "
+        f"pixels. On each image this statement is false with probability at most $\\alpha = {config['alpha']:g}$ over "
+        f"the noise drawn here. It holds for the base classifier as it was run (batches of {config['batch_size']}, "
         f"{config['precision']}, {header['hardware']['device']}) and for ideal Gaussian noise."
     )

@@ -30,6 +30,11 @@ def test_curve_is_the_certified_accuracy():
         assert shown == pytest.approx(100 * certified_accuracy(frame, [epsilon]).accuracy[0])
 
 
+def test_curve_of_a_record_without_a_right_image():
+    axes = certified_accuracy_curves([record(correct=(False,) * 4)]).axes[0]
+    assert set(axes.get_lines()[0].get_ydata()) == {0}
+
+
 def test_grid_frames_right_and_wrong():
     class Always(torch.nn.Module):
         def forward(self, x):
