@@ -14,10 +14,13 @@ def bar(items: Iterable, done: int, total: int, unit: str = "image", **options) 
     end. Where the kernel was started from a terminal, as papermill does, the bar is also drawn there.
     """
     out = _KernelOutput() if "IPython" in sys.modules and _kernel() else sys.stderr
-    with tqdm(items, initial=done, total=total, unit=unit, file=out, leave=False, mininterval=0.5, **options) as it:
-        yield from it
-    if isinstance(out, _KernelOutput):
-        out.close()
+    options |= {"initial": done, "total": total, "unit": unit, "leave": False, "mininterval": 0.5}
+    try:
+        with tqdm(items, file=out, **options) as bar_:
+            yield from bar_
+    finally:
+        if isinstance(out, _KernelOutput):
+            out.close()
 
 
 def _kernel():

@@ -53,7 +53,7 @@ def average_certified_radius(frame: pd.DataFrame) -> float:
 
 def percent(value: float, low: float, high: float) -> str:
     """A share with its interval, as a table shows it."""
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f} [{100 * low:.1f}–{100 * high:.1f}]"
 
 
 def summary_row(header: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:

@@ -59,6 +59,6 @@ def test_rows_are_chosen_by_size():
 def test_sentences_and_markdown_hold_the_figures():
     better, worse = record("consistency"), record("onestep-edm", correct=(True, False, False, False))
     sentence = best_one_step([better, worse, record("pf-ode", calls=15)])
-    assert "`consistency` at $\\epsilon = 0$ (50.0 [15.0, 85.0]%)" in sentence
+    assert "`consistency` at $\\epsilon = 0$ (50.0 [15.0–85.0]%)" in sentence
     assert "pf-ode" not in sentence
-    assert "| 0.5 | `consistency` | 50.0 [15.0, 85.0] |" in markdown([better], [0.0])
+    assert "| 0.5 | `consistency` | 50.0 [15.0–85.0] |" in markdown([better], [0.0])

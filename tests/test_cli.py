@@ -1,0 +1,70 @@
+"""The command line: what it prints, and how it refuses."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from cpur import CertifyConfig, certify_dataset, cli
+from cpur.verify import recertify
+
+SMALL = CertifyConfig(n=300, n0=20, num_images=4, batch_size=100)
+
+
+@pytest.fixture
+def record(tmp_path):
+    return certify_dataset(replace(SMALL, records_dir=str(tmp_path))).file
+
+
+def test_show_prints_the_newest_record(record, capsys):
+    cli.show(records_dir=record.parent)
+    out = capsys.readouterr().out
+    for part in ("sigma = 0.5", "4 images of digits", "eps 0.25", "abstain %", "samples per second", record.name):
+        assert part in out
+
+
+def test_table_is_markdown(record, capsys):
+    cli.table(records_dir=record.parent)
+    first, second, row = capsys.readouterr().out.strip().splitlines()
+    assert first == "| sigma | purifier | eps 0 | eps 0.25 | eps 0.5 | eps 0.75 |"
+    assert set(second) == set("| -")
+    assert row.startswith("| 0.5 | `onestep-edm` | ")
+
+
+def test_verify_certifies_again(record, capsys):
+    cli.verify(records_dir=record.parent, images=2)
+    assert "2 images, largest move of a count 0" in capsys.readouterr().out
+
+
+def test_verify_catches_a_changed_count(record, rejected):
+    head, row, *rest = record.read_text().splitlines()
+    line = json.loads(row)
+    line["counts"][(line["selected"] + 1) % 10] += 3  # the radius still fits
+    record.write_text("\n".join([head, json.dumps(line), *rest, ""]))
+    with rejected("a count of image 0 moved by 3"):
+        list(recertify(record))
+
+
+def test_verify_catches_another_model(record, rejected):
+    head, *rest = record.read_text().splitlines()
+    header = json.loads(head)
+    header["identity"]["purifier_hash"] = "0" * 16
+    record.write_text("\n".join([json.dumps(header), *rest, ""]))
+    with rejected("made with another purifier_hash"):
+        list(recertify(record))
+
+
+def test_bad_input_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "cpur", "show", "--records-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("cpur: there is no record in")
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_command():
+    done = subprocess.run([sys.executable, "-m", "cpur", "--help"], capture_output=True, text=True, timeout=120)
+    for name in ("pretrain", "records", "show", "table", "picture", "verify"):
+        assert name in done.stdout
