@@ -31,7 +31,6 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 certify: $(READY)
-	@mkdir -p runs
 	@start=$$(date +%s); \
 	$(BIN)/papermill notebooks/certify.ipynb runs/certify.ipynb $(P) && \
 	$(BIN)/python -m cpur show runs/certify.ipynb && \

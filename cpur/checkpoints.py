@@ -78,7 +78,7 @@ def read_json(file: Path) -> dict:
     try:
         return json.loads(file.read_text())
     except FileNotFoundError:
-        raise InputError(f"{paths.shown(file.parent)} is no checkpoint for this: it lacks {file.name}") from None
+        raise InputError(f"{paths.shown(file.parent)} lacks {file.name}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{paths.shown(file)} is not valid JSON: {error}") from error
 

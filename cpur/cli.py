@@ -25,20 +25,17 @@ def pretrain(out: Path = Path("models"), seed: int = 0, effort: float = 1.0) -> 
     print(f"trained into {paths.shown(paths.anchored(out))} in {time.perf_counter() - start:.0f} s")
 
 
-def show(record: Path | None = None, records_dir: Path = Path("runs/records")) -> None:
+def show(source: tyro.conf.Positional[Path]) -> None:
     """Print the table of a record.
 
     Args:
-        record: the record; by default the newest in records_dir.
-        records_dir: folder of records.
+        source: a record, or a certify notebook that papermill has run.
     """
     from cpur.records import load_record
     from cpur.tables import speed, summary
 
-    files = paths.anchored(records_dir).glob("*.jsonl")
-    file = record or max(files, key=lambda file: file.stat().st_mtime, default=None)
-    if file is None:
-        raise InputError(f"there is no record in {records_dir}: run notebooks/certify.ipynb first")
+    source = paths.anchored(source)
+    file = _record_of(source) if source.suffix == ".ipynb" else source
     header, frame = load_record(file)
     config = header["config"]
     print(f"\ncertified accuracy in percent [95% Wilson interval], sigma = {config['sigma']:g}, ", end="")
@@ -46,6 +43,18 @@ def show(record: Path | None = None, records_dir: Path = Path("runs/records")) -
     print(summary([(header, frame)]).T.to_string())
     print(speed(header, frame).drop("images").to_string())
     print(f"record: {paths.shown(file)}")
+
+
+def _record_of(notebook: Path) -> Path:
+    """The record that an executed certify notebook made or resumed, by its parameters."""
+    from cpur.checkpoints import read_json
+    from cpur.config import CertifyConfig
+    from cpur.engine import record_file
+
+    parameters = read_json(notebook)["metadata"].get("papermill", {}).get("parameters")
+    if parameters is None:
+        raise InputError(f"{paths.shown(notebook)} was not run by papermill")
+    return record_file(CertifyConfig(**parameters))
 
 
 def verify(records_dir: Path = Path("records"), images: int = 5) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from cpur.data import ImageSet, load_dataset
 from cpur.errors import InputError
 from cpur.noise import NOISE_VERSION
 from cpur.purifiers import load_purifier, purifier_folder
-from cpur.records import Record, record_name, row
+from cpur.records import FORMAT, Record, record_name, row
 from cpur.smooth import Smooth
 
 Progress = Callable[[Iterable[int], int, int], Iterable[int]]
@@ -33,23 +34,18 @@ class Job:
     identity: dict[str, Any]
 
     @property
-    def record_file(self):
-        """Where the record of this configuration stands."""
-        return paths.anchored(self.config.records_dir) / record_name(self.identity)
-
-    @property
     def smooth(self) -> Smooth:
         """The smoothed classifier."""
         return Smooth(self.base_classifier, self.data.num_classes, self.config.sigma, self.config.seed)
 
 
-def identity(config: CertifyConfig, num_images: int) -> dict[str, Any]:
+def identity(config: CertifyConfig) -> dict[str, Any]:
     """All that the counts of a record depend on, up to the arithmetic of a machine."""
     purifier = purifier_folder(config.purifier, config.checkpoint)
     return {
         "dataset": config.dataset,
         "subset": config.subset,
-        "num_images": num_images,
+        "num_images": config.num_images,
         "purifier": config.purifier,
         "purifier_hash": purifier and checkpoints.checkpoint_hash(purifier),
         "classifier": config.classifier,
@@ -70,6 +66,11 @@ def identity(config: CertifyConfig, num_images: int) -> dict[str, Any]:
     }
 
 
+def record_file(config: CertifyConfig) -> Path:
+    """Where the record of a configuration stands, made or not."""
+    return paths.anchored(config.records_dir) / record_name(identity(config))
+
+
 def prepare(config: CertifyConfig) -> Job:
     """Loads what a configuration names.
 
@@ -85,13 +86,13 @@ def prepare(config: CertifyConfig) -> Job:
     purifier = load_purifier(config.purifier, config.checkpoint)
     classifier = load_classifier(config.classifier, config.classifier_checkpoint)
     base_classifier = BaseClassifier(purifier, classifier, config.sigma).to(device).eval()
-    return Job(config, data, base_classifier, identity(config, config.num_images))
+    return Job(config, data, base_classifier, identity(config))
 
 
 def header(job: Job) -> dict[str, Any]:
     """The first line of a record."""
     return {
-        "format": "cpur-record/1",
+        "format": FORMAT,
         "identity": job.identity,
         "config": asdict(job.config),
         "network_calls": job.base_classifier.purifier.network_calls,
@@ -126,7 +127,7 @@ def certify_dataset(config: CertifyConfig, progress: Progress | None = None) -> 
         InputError: bad input; the images certified so far are kept.
     """
     job = prepare(config)
-    record = Record(job.record_file, header(job))
+    record = Record(record_file(config), header(job))
     todo = [index for index in range(config.num_images) if index not in record.done]
     for index in progress(todo, len(record.done), config.num_images) if progress else todo:
         record.append(certify_image(job, index))

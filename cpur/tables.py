@@ -11,7 +11,7 @@ from scipy import stats
 from cpur.config import PURIFIERS
 from cpur.data import ImageSet
 from cpur.errors import InputError
-from cpur.paths import root, shown
+from cpur.paths import anchored, shown
 from cpur.records import load_record
 from cpur.smooth import ABSTAIN
 
@@ -83,7 +83,7 @@ def find_records(folder: str | Path, **wanted: Any) -> Records:
     Raises:
         InputError: there are none.
     """
-    files = sorted((root() / folder).glob("*.jsonl"))
+    files = sorted(anchored(folder).glob("*.jsonl"))
     records = [load_record(file) for file in files]
     chosen = [
         (header, frame)
@@ -94,7 +94,7 @@ def find_records(folder: str | Path, **wanted: Any) -> Records:
     if not chosen:
         flags = " ".join(f"-p {key} {value}" for key, value in wanted.items())
         raise InputError(
-            f"there is no complete record for {flags} in {shown(root() / folder)}: make one with "
+            f"there is no complete record for {flags} in {shown(anchored(folder))}: make one with "
             f"`papermill notebooks/certify.ipynb runs/certify.ipynb {flags} -p records_dir {folder}`"
         )
     return chosen

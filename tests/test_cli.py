@@ -18,11 +18,23 @@ def record(tmp_path):
     return certify_dataset(replace(SMALL, records_dir=str(tmp_path))).file
 
 
-def test_show_prints_the_newest_record(record, capsys):
-    cli.show(records_dir=record.parent)
+def test_show_prints_a_record(record, capsys):
+    cli.show(record)
     out = capsys.readouterr().out
     for part in ("sigma = 0.5", "4 images of digits", "eps 0.25", "abstain %", "samples per second", record.name):
         assert part in out
+
+
+def test_show_finds_the_record_of_a_notebook(record, tmp_path, capsys, rejected):
+    parameters = {"n": 300, "n0": 20, "num_images": 4, "batch_size": 100, "records_dir": str(tmp_path)}
+    notebook = tmp_path / "certify.ipynb"
+    notebook.write_text(json.dumps({"metadata": {"papermill": {"parameters": parameters}}}))
+    certify_dataset(replace(SMALL, sigma=0.25, records_dir=str(tmp_path)))  # newer, and not asked for
+    cli.show(notebook)
+    assert record.name in capsys.readouterr().out
+    notebook.write_text('{"metadata": {}}')
+    with rejected("was not run by papermill"):
+        cli.show(notebook)
 
 
 def test_table_is_markdown(record, capsys):
@@ -57,10 +69,10 @@ def test_verify_catches_another_model(record, rejected):
 
 
 def test_bad_input_is_one_sentence(tmp_path):
-    command = [sys.executable, "-m", "cpur", "show", "--records-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "cpur", "show", str(tmp_path / "none.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("cpur: there is no record in")
+    assert done.stderr.strip().splitlines()[-1].startswith("cpur: cannot read the record")
     assert "Traceback" not in done.stderr
 
 

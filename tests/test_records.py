@@ -9,7 +9,7 @@ import pytest
 from cpur import CertifyConfig, certify_dataset, load_record
 from cpur.bounds import certified_radius
 from cpur.campaign import configurations
-from cpur.engine import header, prepare
+from cpur.engine import header, prepare, record_file
 from cpur.paths import root
 from cpur.records import COLUMNS, Record
 from cpur.tables import average_certified_radius, certified_accuracy, wilson
@@ -96,7 +96,7 @@ def test_another_configuration_is_another_file(config):
             {"epsilons": (0.0,)},
         )
     ]
-    assert len({job.record_file.name for job in jobs}) == len(jobs)
+    assert len({record_file(job.config) for job in jobs}) == len(jobs)
     assert len({json.dumps(job.identity) for job in jobs}) == len(jobs)
 
 
@@ -145,9 +145,11 @@ def test_counts_do_not_depend_on_batch_size_or_prefix(config, tmp_path):
 
 def test_committed_records_are_those_of_the_campaign():
     jobs = [prepare(configuration) for configuration in configurations()]
-    assert {job.record_file.name for job in jobs} == {file.name for file in (root() / "records").glob("*.jsonl")}
+    assert {record_file(job.config).name for job in jobs} == {
+        file.name for file in (root() / "records").glob("*.jsonl")
+    }
     for job in jobs:
-        first, frame = load_record(job.record_file)
+        first, frame = load_record(record_file(job.config))
         assert first["identity"] == job.identity
         assert frame["index"].tolist() == list(range(job.config.num_images))
         assert frame.label.tolist() == job.data.labels[: len(frame)].tolist()
