@@ -1,14 +1,12 @@
 """The committed records behind the book: which configurations they are, and how they are made."""
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 
-import torch
-
 from cpur.config import PURIFIERS, CertifyConfig
 from cpur.engine import certify_dataset
+from cpur.progress import bar
 
 SIGMAS = (0.25, 0.5, 1.0)
 
@@ -30,11 +28,6 @@ def configurations(records_dir: str = "records") -> list[CertifyConfig]:
     return large + small
 
 
-def make_records(records_dir: str = "records", workers: int = 2) -> list[Path]:
-    """Makes the records that are missing or unfinished, each on one thread, ``workers`` at a time."""
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        return list(pool.map(_make, configurations(records_dir)))
-
-
-def _make(config: CertifyConfig) -> Path:
-    return certify_dataset(config).file
+def make_records(records_dir: str = "records") -> list[Path]:
+    """Makes the records that are missing or unfinished, one after the other."""
+    return [certify_dataset(config, partial(bar, desc=config.purifier)).file for config in configurations(records_dir)]

@@ -76,17 +76,16 @@ def verify(records_dir: Path = Path("records"), images: int = 5) -> None:
         print(f"{file.name}: {len(moves)} images, largest move of a count {max(moves)}, {seconds:.1f} s")
 
 
-def records(records_dir: str = "records", workers: int = 2) -> None:
+def records(records_dir: str = "records") -> None:
     """Make the committed records of the book that are missing or unfinished.
 
     Args:
         records_dir: folder of records.
-        workers: how many are made at a time, each on one thread.
     """
     from cpur.campaign import make_records
 
     start = time.perf_counter()
-    made = make_records(records_dir, workers)
+    made = make_records(records_dir)
     print(f"{len(made)} records in {records_dir}, {time.perf_counter() - start:.0f} s")
 
 

@@ -159,15 +159,17 @@ def clean_accuracy(classifier: torch.nn.Module, data: ImageSet, num_images: int)
 def speed(header: dict[str, Any], frame: pd.DataFrame) -> pd.Series:
     """How long certification took: samples a second, seconds an image."""
     samples = (frame.n0 + frame.n).sum()
+    workers = header["hardware"].get("workers", 1)
     return pd.Series(
         {
             "images": len(frame),
             "noise samples": f"{samples:,}",
             "network calls per purification": header["network_calls"],
-            "samples per second": f"{samples / frame.seconds.sum():,.0f}",
-            "seconds per image": f"{frame.seconds.mean():.2f}",
+            "samples per second": f"{workers * samples / frame.seconds.sum():,.0f}",
+            "seconds per image": f"{frame.seconds.mean() / workers:.2f}",
             "device": header["hardware"]["device"],
-            "threads": header["hardware"]["threads"],
+            "images side by side": workers,
+            "threads an image": header["hardware"]["threads"],
         },
         name="value",
     )
