@@ -19,7 +19,7 @@ def configurations(records_dir: str = "records") -> list[CertifyConfig]:
     large = [
         CertifyConfig(purifier=purifier, sigma=sigma, num_images=500, records_dir=records_dir)
         for sigma, purifier in product(SIGMAS, PURIFIERS)
-        if purifier != "pf-ode" and (purifier, sigma) != ("onestep-ddpm", 1.0)
+        if purifier != "pf-ode"
     ]
     small = [
         CertifyConfig(purifier=purifier, sigma=sigma, num_images=100, n=1000, records_dir=records_dir)
