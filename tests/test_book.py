@@ -88,7 +88,7 @@ def test_the_book_builds_without_warnings(tmp_path):
         copy(source, tmp_path / name)
     command = [
         shutil.which("jupyter-book", path=Path(sys.executable).parent),
-        *"build book/ -W -n --keep-going".split(),
+        *["build", "book/", "-W", "-n", "--keep-going"],
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
