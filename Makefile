@@ -18,14 +18,14 @@ help:
 
 setup: $(READY)
 
-# requirements.lock fixes every version; uv installs it in parallel.
+# requirements.lock fixes every version; uv installs it in parallel, and compiles it, so that every start is quick.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "cpur needs Python 3.11 or later; found %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@echo "setting up .venv (once; torch is a large download)"
 	@date +%s > .setup-started
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_UV)
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -r requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode -r requirements.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --editable .
 	@echo "set-up: $$(( $$(date +%s) - $$(cat .setup-started) )) s"; rm .setup-started
 	@touch $@

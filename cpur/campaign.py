@@ -1,12 +1,11 @@
 """The committed records behind the book: which configurations they are, and how they are made."""
 
-from functools import partial
 from itertools import product
 from pathlib import Path
 
 from cpur.config import PURIFIERS, CertifyConfig
 from cpur.engine import certify_dataset
-from cpur.progress import bar
+from cpur.progress import certification_bar
 
 SIGMAS = (0.25, 0.5, 1.0)
 
@@ -30,4 +29,4 @@ def configurations(records_dir: str = "records") -> list[CertifyConfig]:
 
 def make_records(records_dir: str = "records") -> list[Path]:
     """Makes the records that are missing or unfinished, one after the other."""
-    return [certify_dataset(config, partial(bar, desc=config.purifier)).file for config in configurations(records_dir)]
+    return [certify_dataset(config, certification_bar).file for config in configurations(records_dir)]

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -21,12 +20,12 @@ from cpur.errors import InputError
 
 
 class DiffusersNetwork(nn.Module):
-    """A raw diffusers U-Net: its own pixel range and time argument, patches folded into channels.
+    """A raw ``diffusers.UNet2DModel``: its own pixel range and time argument, patches folded into channels.
 
     A network with :math:`c p^2` input channels works on the image cut into patches of p x p pixels.
     """
 
-    def __init__(self, unet: UNet2DModel) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
 
@@ -54,6 +53,8 @@ def load_network(folder: str | Path) -> nn.Module:
     Raises:
         InputError: the folder, its config or its weights are missing, damaged or do not fit together.
     """
+    from diffusers import UNet2DModel  # here, since diffusers takes seconds to import
+
     folder = Path(folder)
     read_json(folder / "config.json")
     try:

@@ -1,7 +1,14 @@
 """Classifiers of images in [0, 1], and the base classifier: purify, then classify."""
 
+import hashlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
@@ -9,7 +16,7 @@ from torch import Tensor, nn
 
 from cpur import checkpoints
 from cpur.errors import InputError, choose
-from cpur.paths import shown
+from cpur.paths import root, shown
 from cpur.purifiers import Purifier
 
 WEIGHTS = "model.safetensors"
@@ -46,29 +53,69 @@ def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> tuple[
 CLASSIFIERS = {"digits-cnn": DigitsCNN}
 
 
-def classifier_folder(name: str, checkpoint: str | Path | None = None) -> Path:
-    """The checkpoint folder of a classifier."""
-    choose("classifier", name, CLASSIFIERS)
-    return checkpoints.resolve(checkpoint, name)
-
-
 def load_classifier(name: str = "digits-cnn", checkpoint: str | Path | None = None) -> nn.Module:
     """Loads a classifier that maps images in [0, 1] to logits, in evaluation mode.
 
     Args:
-        name: ``digits-cnn``.
-        checkpoint: a folder with config.json and model.safetensors; None takes the embedded one.
+        name: ``digits-cnn``; or ``module:function``, a function that returns an ``nn.Module``, in a module that can
+            be imported from the current folder or the repository. It is called without arguments, or with the
+            checkpoint where there is one.
+        checkpoint: for ``digits-cnn`` a folder with config.json and model.safetensors; None takes the embedded one.
 
     Raises:
-        InputError: an unknown name, or a folder that does not hold such a model.
+        InputError: an unknown name, or a folder or function that gives no such model.
     """
-    folder = classifier_folder(name, checkpoint)
+    if ":" in name:
+        return _called(name, checkpoint).eval()
+    choose("classifier", name, CLASSIFIERS)
+    folder = checkpoints.resolve(checkpoint, name)
     try:
         model = CLASSIFIERS[name](**checkpoints.read_json(folder / "config.json"))
         load_model(model, folder / WEIGHTS)
     except (OSError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot load {name} from {shown(folder)}: {error}") from error
     return model.eval()
+
+
+def _called(name: str, checkpoint: str | Path | None) -> nn.Module:
+    with _importable(Path.cwd(), root()):
+        try:
+            make = pkgutil.resolve_name(name)
+            model = make() if checkpoint is None else make(checkpoint)
+        except Exception as error:  # whatever foreign code raises
+            raise InputError(f"cannot make the classifier {name}: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the classifier {name} must return an nn.Module; got {type(model).__name__}")
+    return model
+
+
+@contextmanager
+def _importable(*folders: Path) -> Iterator[None]:
+    before = sys.path.copy()
+    sys.path[:0] = [str(folder) for folder in folders]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def classifier_hash(name: str, checkpoint: str | Path | None = None) -> str:
+    """Sixteen hexadecimal digits that change with the classifier.
+
+    Of its checkpoint; or, for ``module:function``, of the model's weights and the source files of the function and of
+    the model's class.
+    """
+    if ":" not in name:
+        choose("classifier", name, CLASSIFIERS)
+        return checkpoints.checkpoint_hash(checkpoints.resolve(checkpoint, name))
+    model = load_classifier(name, checkpoint)
+    digest = hashlib.sha256(Path(inspect.getfile(type(model))).read_bytes())
+    with _importable(Path.cwd(), root()):
+        digest.update(Path(inspect.getfile(pkgutil.resolve_name(name))).read_bytes())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def save_classifier(model: DigitsCNN, folder: Path) -> None:

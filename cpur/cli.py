@@ -1,13 +1,119 @@
-"""The command line: ``cpur COMMAND --help``."""
+"""The command line: ``cpur COMMAND --help``. Each command imports what it needs when it runs."""
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from cpur import paths
+from cpur.config import CertifyConfig
 from cpur.errors import InputError
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as a shell gives it
+
+
+def certify(
+    config: Annotated[CertifyConfig, tyro.conf.arg(name="")],
+    estimate: bool = False,
+    shard: int = 0,
+    shards: int = 1,
+) -> None:
+    """Certify images into a record. An interrupted run goes on where it stopped: give the same command again.
+
+    Under torchrun, each rank writes a part of its own and takes the next image when it has room. So does each task
+    of a cluster's array with its number as shard. `cpur merge` joins the parts.
+
+    Args:
+        config: what is certified, and how.
+        estimate: only say what the run will cost, from a short measurement.
+        shard: number of this task among the shards, from 0.
+        shards: number of tasks that share the images.
+    """
+    import torch
+
+    from cpur import engine
+    from cpur.estimate import estimate as measured
+    from cpur.progress import certification_bar
+    from cpur.shares import Share
+
+    share = Share.from_environment(shard, shards)
+    if share.rank is not None and config.device == "cuda":
+        torch.cuda.set_device(share.local_rank)
+    file = engine.record_file(config)
+    if estimate:
+        print(measured(config, config.num_images - len(engine.lines_so_far(file))))
+        return
+    try:
+        # One bar is enough where ranks work side by side.
+        progress = None if share.rank else partial(certification_bar, finished=share.finished)
+        record = engine.certify_dataset(config, progress, share)
+    except KeyboardInterrupt:
+        done = len(engine.lines_so_far(file))
+        print(f"\nstopped: {done} of {config.num_images} images are certified and kept", file=sys.stderr)
+        print("give the same command again to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    if share.part is None:
+        show(record.file)
+    else:
+        done = len(engine.lines_so_far(file))
+        print(f"{share.part}: {len(record.rows)} images; all parts together: {done} of {config.num_images}")
+        print(f"when all are done: cpur merge {paths.shown(record.file.parent)}")
+
+
+def merge(sources: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
+    """Join the parts of a record that several processes wrote, and name what is missing.
+
+    Args:
+        sources: folders of parts, or records of one configuration.
+        out: file to write; without one, the record's own name in the folder above the parts.
+    """
+    from cpur.merge import merge as joined
+
+    files = []
+    for source in map(paths.anchored, sources):
+        files += sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
+    merged = joined(files, out and paths.anchored(out))
+    print(f"{paths.shown(merged.file)}: {merged.images} images")
+    if merged.missing:
+        some = ", ".join(map(str, merged.missing[:20])) + ", ..." * (len(merged.missing) > 20)
+        raise InputError(
+            f"{len(merged.missing)} images are missing: {some}; certify them with the same command, and merge again"
+        )
+
+
+def plan(
+    name: tyro.conf.Positional[str] = "sequential",
+    n0: int = 100,
+    n: int = 100_000,
+    alpha: float = 0.001,
+    sigma: float = 0.5,
+    epsilons: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0),
+) -> None:
+    """Print a sampling plan: its looks, the hits that certify each radius, and its exact error.
+
+    Args:
+        name: fixed or sequential.
+        n0: samples that select the class.
+        n: estimation samples at most.
+        alpha: error probability that the plan may spend.
+        sigma: standard deviation of the noise.
+        epsilons: radii.
+    """
+    from cpur.characteristics import GRID, worst_error
+    from cpur.plans import StoppingRule
+    from cpur.tables import plan_table
+
+    config = CertifyConfig(plan=name, n0=n0, n=n, alpha=alpha, sigma=sigma, epsilons=epsilons)
+    chosen = config.sampling_plan
+    print(plan_table(chosen, StoppingRule(chosen, config.sigma, config.epsilons)).to_string(index=False))
+    error, p = worst_error(chosen, GRID)
+    print(f"\nexact family-wise error: {error:.6g} at the worst of {len(GRID)} values of p (p = {p:.6g});", end=" ")
+    print(f"alpha = {alpha:g} is {'kept' if error <= alpha else 'NOT KEPT'}")
+    if error > alpha:
+        sys.exit(1)
 
 
 def pretrain(out: Path = Path("models"), seed: int = 0, effort: float = 1.0) -> None:
@@ -89,16 +195,50 @@ def records(records_dir: str = "records") -> None:
     print(f"{len(made)} records in {records_dir}, {time.perf_counter() - start:.0f} s")
 
 
-def table(records_dir: Path = Path("records"), dataset: str = "digits") -> None:
-    """Print the largest records of a data set as the Markdown table of the README.
+def table(
+    sources: tyro.conf.Positional[tuple[Path, ...]] = (),
+    records_dir: Path = Path("records"),
+    dataset: str = "digits",
+    epsilons: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75),
+    envelope: bool = False,
+    latex: bool = False,
+) -> None:
+    """Print certified accuracy with its intervals as a Markdown table: the one of the README by default.
 
     Args:
-        records_dir: folder of records.
-        dataset: data set of the records.
+        sources: records; with none, the largest of a data set in a folder.
+        records_dir: that folder.
+        dataset: that data set.
+        epsilons: radii.
+        envelope: the best over sigma at each radius, instead of a row a sigma.
+        latex: LaTeX instead of Markdown.
     """
-    from cpur.tables import find_records, markdown, most_images
+    from cpur import tables
+    from cpur.records import load_record
 
-    print(markdown(most_images(find_records(records_dir, dataset=dataset))))
+    chosen = [load_record(paths.anchored(source)) for source in sources]
+    chosen = chosen or tables.most_images(tables.find_records(records_dir, dataset=dataset))
+    frame = (tables.envelope_overview if envelope else tables.overview)(chosen, epsilons)
+    print((tables.latex if latex else tables.markdown)(frame))
+    if envelope:
+        print(f"\n{tables.ENVELOPE}")
+
+
+def export(source: tyro.conf.Positional[Path], out: Path | None = None) -> None:
+    """Write a record as the tab-separated log of Cohen et al.: idx label predict radius correct time.
+
+    Args:
+        source: a record.
+        out: file to write; without one, standard output.
+    """
+    from cpur.export import tsv
+    from cpur.records import load_record
+
+    log = tsv(load_record(paths.anchored(source))[1])
+    if out is None:
+        print(log, end="")
+    else:
+        paths.anchored(out).write_text(log)
 
 
 def picture(out: Path = Path("book/assets/purified.png"), sigma: float = 0.5) -> None:
@@ -118,11 +258,14 @@ def picture(out: Path = Path("book/assets/purified.png"), sigma: float = 0.5) ->
     figure.savefig(paths.anchored(out), dpi=150)
 
 
+COMMANDS = (certify, merge, plan, show, table, export, verify, records, pretrain, picture)
+
+
 def main() -> None:
     """Runs a command; bad input ends in one sentence."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {command.__name__: command for command in (pretrain, records, show, table, picture, verify)},
+            {command.__name__: command for command in COMMANDS},
             prog="cpur",
             description="Certified robustness by purification.",
         )

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+from cpur.arithmetic import Arithmetic
 from cpur.errors import InputError, choose
+from cpur.plans import PLANS, Plan
 
 PURIFIERS = ("none", "onestep-ddpm", "onestep-edm", "pf-ode", "consistency")
-PLANS = ("fixed",)
-PRECISIONS = ("float32",)
 
 
 def _number(field: str, value: Any, whole: bool = False) -> float | int:
@@ -41,19 +41,19 @@ class CertifyConfig:
     subset: str | None = None  # every-K takes every K-th test image; None takes them in order
     purifier: str = "onestep-edm"  # none, onestep-ddpm, onestep-edm, pf-ode or consistency
     checkpoint: str | None = None  # purifier checkpoint, a folder; None takes the embedded one
-    classifier: str = "digits-cnn"  # classifier architecture
-    classifier_checkpoint: str | None = None  # classifier checkpoint, a folder; None: the embedded one
+    classifier: str = "digits-cnn"  # classifier: digits-cnn, or a function module:function that makes one
+    classifier_checkpoint: str | None = None  # its checkpoint; None takes the embedded one
     sigma: float = 0.5  # standard deviation of the smoothing noise; pixels are in [0, 1]
     n0: int = 100  # noise samples that select the class
-    n: int = 10_000  # fresh noise samples that estimate its probability
+    n: int = 10_000  # fresh noise samples that estimate its probability, at most
     alpha: float = 0.001  # each certificate fails with probability at most alpha
-    plan: str = "fixed"  # sampling plan: fixed (Cohen et al.: n0, then n)
-    epsilons: tuple = (0.0, 0.25, 0.5, 0.75, 1.0)  # radii of the table, in the l2 norm of the pixels
+    plan: str = "fixed"  # sampling plan: fixed (n0, then n), or sequential, which stops when epsilons are decided
+    epsilons: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # radii of interest, in the l2 norm of the pixels
     num_images: int = 200  # test images to certify, in the order of the subset
     seed: int = 0  # key of the noise
     batch_size: int = 250  # the one batch shape the networks ever see (padded)
     device: str = "cpu"  # torch device: cpu, cuda, cuda:1, mps
-    precision: str = "float32"  # number format of the networks: float32
+    precision: str = "float32"  # float32, tf32 or bfloat16, and any of +channels_last +compile +graphs
     records_dir: str = "runs/records"  # where the record is written and resumed
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class CertifyConfig:
                 raise InputError(f"{name} must be at least {low} and below 2**63; got {values[name]}")
         choose("purifier", self.purifier, PURIFIERS)
         choose("plan", self.plan, PLANS)
-        choose("precision", self.precision, PRECISIONS)
+        values["precision"] = str(Arithmetic.parse(self.precision))
 
         values["sigma"] = _number("sigma", self.sigma)
         if not 0 < values["sigma"] <= 16:
@@ -79,10 +79,11 @@ class CertifyConfig:
         values["alpha"] = _number("alpha", self.alpha)
         if not 0 < values["alpha"] < 0.5:
             raise InputError(f"alpha must lie in (0, 0.5), commonly 0.001; got {self.alpha!r}")
-        if values["alpha"] ** (1 / values["n"]) <= 0.5:
-            fewest = math.floor(math.log2(1 / values["alpha"])) + 1
+        last = PLANS[self.plan](values["n0"], values["n"], values["alpha"]).alphas[-1]
+        if last ** (1 / values["n"]) <= 0.5:
+            fewest = math.floor(math.log2(1 / last)) + 1
             raise InputError(
-                f"n = {values['n']} samples can never certify at alpha = {values['alpha']}: "
+                f"n = {values['n']} samples can never certify at alpha = {values['alpha']} (plan {self.plan}): "
                 f"all of them in one class would still be no majority; take n >= {fewest}"
             )
         if not isinstance(self.epsilons, list | tuple) or not self.epsilons:
@@ -94,6 +95,11 @@ class CertifyConfig:
             raise InputError(f"epsilons must not be negative; got {self.epsilons!r}")
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def sampling_plan(self) -> Plan:
+        """The plan with its looks."""
+        return PLANS[self.plan](self.n0, self.n, self.alpha)
 
     @classmethod
     def from_notebook(cls, namespace: Mapping[str, Any]) -> "CertifyConfig":

@@ -1,29 +1,35 @@
-"""Certifies a data set image by image, into a record that can be resumed."""
+"""Certifies a data set, many images at once, into a record that can be resumed."""
 
-import os
 import platform
-import time
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cpur import checkpoints, paths
-from cpur.classifiers import BaseClassifier, classifier_folder, load_classifier
+from cpur.arithmetic import Arithmetic
+from cpur.classifiers import BaseClassifier, classifier_hash, load_classifier
 from cpur.config import CertifyConfig
 from cpur.data import ImageSet, load_dataset
 from cpur.errors import InputError
+from cpur.merge import merge, parts, parts_folder
 from cpur.noise import NOISE_VERSION
+from cpur.plans import StoppingRule
 from cpur.purifiers import load_purifier, purifier_folder
-from cpur.records import FORMAT, Record, record_name, row
-from cpur.smooth import Smooth
+from cpur.records import FORMAT, Record, read_lines, record_name, row
+from cpur.sampling import Sampler, Task
+from cpur.shares import Share
+from cpur.smooth import certification
 
-Progress = Callable[[Iterable[dict], int, int], Iterable[dict]]
+THREADS = torch.get_num_threads()  # the cores of this process, or OMP_NUM_THREADS; asked before any worker sets its own
+
+Progress = Callable[[Iterable[dict], list[dict], int], Iterable[dict]]
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,16 @@ class Job:
 
     config: CertifyConfig
     data: ImageSet
-    base_classifier: BaseClassifier
+    base_classifier: nn.Module
+    network_calls: int  # of the purifier, for one sample
     identity: dict[str, Any]
-
-    @property
-    def smooth(self) -> Smooth:
-        """The smoothed classifier."""
-        return Smooth(self.base_classifier, self.data.num_classes, self.config.sigma, self.config.seed)
 
 
 def identity(config: CertifyConfig) -> dict[str, Any]:
-    """All that the counts of a record depend on, up to the arithmetic of a machine."""
+    """All that the counts of a record depend on, up to the arithmetic of a machine.
+
+    ``root`` and the order in which images are certified are not among it.
+    """
     purifier = purifier_folder(config.purifier, config.checkpoint)
     return {
         "dataset": config.dataset,
@@ -51,9 +56,7 @@ def identity(config: CertifyConfig) -> dict[str, Any]:
         "purifier": config.purifier,
         "purifier_hash": purifier and checkpoints.checkpoint_hash(purifier),
         "classifier": config.classifier,
-        "classifier_hash": checkpoints.checkpoint_hash(
-            classifier_folder(config.classifier, config.classifier_checkpoint)
-        ),
+        "classifier_hash": classifier_hash(config.classifier, config.classifier_checkpoint),
         "sigma": config.sigma,
         "n0": config.n0,
         "n": config.n,
@@ -88,23 +91,24 @@ def prepare(config: CertifyConfig) -> Job:
     purifier = load_purifier(config.purifier, config.checkpoint)
     classifier = load_classifier(config.classifier, config.classifier_checkpoint)
     base_classifier = BaseClassifier(purifier, classifier, config.sigma).to(device).eval()
-    return Job(config, data, base_classifier, identity(config))
+    computed = Arithmetic.parse(config.precision).apply(base_classifier)
+    return Job(config, data, computed, purifier.network_calls, identity(config))
 
 
-def header(job: Job) -> dict[str, Any]:
+def header(job: Job, share: Share) -> dict[str, Any]:
     """The first line of a record."""
+    config = job.config
     return {
         "format": FORMAT,
         "identity": job.identity,
-        "config": asdict(job.config),
-        "network_calls": job.base_classifier.purifier.network_calls,
+        "config": asdict(config),
+        "network_calls": job.network_calls,
         "versions": {name: version(name) for name in ("cpur", "torch", "diffusers", "numpy", "scipy")},
         "hardware": {
-            "device": device_name(job.config.device),
-            "cores": os.cpu_count(),
-            "workers": workers(job.config.device),
-            "threads": 1 if torch.device(job.config.device).type == "cpu" else torch.get_num_threads(),
-            "compile": False,
+            "device": device_name(config.device),
+            "processes": share.processes,
+            "workers": workers(config.device),
+            "threads": 1 if torch.device(config.device).type == "cpu" else torch.get_num_threads(),
         },
     }
 
@@ -116,55 +120,100 @@ def device_name(device: str) -> str:
     return f"{torch.device(device).type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
 
 
-def certify_dataset(config: CertifyConfig, progress: Progress | None = None) -> Record:
-    """Certifies the images of ``config`` that its record does not hold yet, and returns the record.
+def certify_dataset(config: CertifyConfig, progress: Progress | None = None, share: Share | None = None) -> Record:
+    """Certifies the images of ``config`` that no record holds yet, and returns the record.
 
-    Guarantee: each line certifies its image at error probability alpha, as :meth:`cpur.smooth.Smooth.certify`
+    Guarantee: each line certifies its image at error probability alpha, as :func:`cpur.smooth.certification`
     does; the guarantee holds for one image at a time, not for all of them at once.
 
     Args:
         config: what to certify.
-        progress: wraps the iteration over the lines as they come: ``progress(lines, done, total)``.
+        progress: wraps the iteration over the lines as they come: ``progress(lines, lines_before, num_images)``.
+        share: which images are this process's; None takes all. With a share, the record is a part.
 
     Raises:
         InputError: bad input; the images certified so far are kept.
     """
+    share = share or Share()
     job = prepare(config)
-    record = Record(record_file(config), header(job))
-    todo = [index for index in range(config.num_images) if index not in record.done]
-    lines = certify_images(job, todo)
-    for line in progress(lines, len(record.done), config.num_images) if progress else lines:
+    file = record_file(config)
+    if parts(file) and not share.part:
+        merge([*([file] if file.exists() else []), *parts(file)])
+    record = Record(parts_folder(file) / f"{share.part}.jsonl" if share.part else file, header(job, share))
+    before = lines_so_far(file)
+    todo = (index for index in share.indices(config.num_images) if index not in before)
+    lines = share.counted(certify_images(job, todo))
+    for line in progress(lines, [*before.values()], config.num_images) if progress else lines:
         record.append(line)
     return record
 
 
-def certify_images(job: Job, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a record in the order of ``indices``.
+def lines_so_far(file: Path) -> dict[int, dict[str, Any]]:
+    """The images that a record and its parts hold, by index; other processes may be writing them."""
+    files = [part for part in (file, *parts(file)) if part.exists()]
+    return {line["index"]: line for part in files for line in read_lines(part)[1]}
 
-    On a CPU the images are certified side by side, one a core: a small network on one thread a batch does twice
-    the work of one on all threads, and its arithmetic does not depend on the number of cores.
+
+def certify_images(job: Job, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """Yields the lines of a record as images are finished.
+
+    On a CPU several workers certify side by side, one thread each: a small network on one thread a batch does more
+    work than one on all threads, and its arithmetic does not depend on the number of cores.
     """
-    if torch.device(job.config.device).type != "cpu":
-        yield from (certify_image(job, index) for index in indices)
-        return
-    pool = ThreadPoolExecutor(workers(job.config.device), initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield from pool.map(partial(certify_image, job), indices)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    config = job.config
+    plan = config.sampling_plan
+    rule = StoppingRule(plan, config.sigma, config.epsilons)
+
+    def tasks() -> Iterator[Task]:
+        for index in indices:
+            yield Task(index, job.data[index][0].to(config.device), certification(plan, rule))
+
+    def sampler() -> Sampler:
+        return Sampler(job.base_classifier, job.data.num_classes, config.sigma, config.seed, config.batch_size)
+
+    alone = torch.device(config.device).type != "cpu"
+    for done in sampler().run(tasks()) if alone else _side_by_side(sampler, tasks(), workers(config.device)):
+        yield row(done.index, job.data[done.index][1], plan, done.result, done.seconds)
 
 
 def workers(device: str) -> int:
-    """How many images are certified side by side."""
-    return (os.cpu_count() or 1) if torch.device(device).type == "cpu" else 1
+    """How many samplers work side by side: on a CPU as many as torch would use threads, elsewhere one."""
+    return THREADS if torch.device(device).type == "cpu" else 1
 
 
-def certify_image(job: Job, index: int) -> dict[str, Any]:
-    """Certifies one image: a line of the record."""
-    config = job.config
-    image, label = job.data[index]
-    start = time.perf_counter()
-    certificate = job.smooth.certificate(
-        image.to(config.device), config.n0, config.n, config.alpha, config.batch_size, index=index
-    )
-    return row(index, label, config.n0, config.n, certificate, time.perf_counter() - start)
+def _side_by_side(sampler: Callable[[], Sampler], tasks: Iterator[Task], count: int) -> Iterator[Any]:
+    """Runs ``count`` samplers, each in a thread of its own with one torch thread, on tasks that they share."""
+    results: queue.SimpleQueue = queue.SimpleQueue()
+    lock = threading.Lock()
+    samplers = [sampler() for _ in range(count)]
+
+    def next_task() -> Task | None:
+        with lock:
+            return next(tasks, None)
+
+    def work(own: Sampler) -> None:
+        torch.set_num_threads(1)
+        try:
+            for done in own.run(iter(next_task, None)):
+                results.put(done)
+            results.put(None)
+        except BaseException as error:  # handed to the thread that reads the results
+            results.put(error)
+
+    threads = [threading.Thread(target=work, args=(own,), daemon=True) for own in samplers]
+    for thread in threads:
+        thread.start()
+    try:
+        while count:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
+                count -= 1
+            else:
+                yield result
+    finally:
+        for own in samplers:
+            own.close()
+        for thread in threads:
+            thread.join()

@@ -11,10 +11,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from cpur.accuracy import certified_accuracy, is_fixed, wilson
 from cpur.data import ImageSet
-from cpur.noise import NoiseKey, noisy_batches
+from cpur.noise import NoiseKey, noisy_images
 from cpur.purifiers import Purifier
-from cpur.tables import wilson
 
 RIGHT, WRONG = "#009E73", "#D55E00"  # green and vermilion of the Okabe-Ito palette
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120, "savefig.bbox": "tight"}
@@ -32,22 +32,37 @@ def _finished(figure: Figure) -> Figure:
 
 
 def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFrame]]) -> Figure:
-    """Certified accuracy against the radius, one step curve a record, with 95% Wilson bands."""
+    """Certified accuracy against the radius with 95% Wilson intervals over images.
+
+    A record of plan ``fixed`` is a step curve with a band; one of a plan that stops early is known at its epsilons,
+    and drawn as points.
+    """
     figure, axes = _subplots(figsize=(6.4, 3.6))
     for color, (header, frame) in zip(sns.color_palette(PALETTE), records, strict=False):
-        radii = np.sort(frame.radius[frame.correct].to_numpy())
-        grid = np.concatenate([[0.0], radii, [radii.max(initial=0.0)]])
-        hits = np.concatenate([[len(radii)], np.arange(len(radii), 0, -1), [0]])
         label = f"{header['config']['purifier']} (n = {header['config']['n']:,}, {len(frame)} images)"
-        axes.step(grid, 100 * hits / len(frame), where="pre", label=label, color=color)
-        low, high = np.array([wilson(count, len(frame)) for count in hits]).T * 100
-        axes.fill_between(grid, low, high, step="pre", color=color, alpha=0.15, linewidth=0)
+        draw = _curve if is_fixed(header) else _points
+        draw(axes, header, frame, label=label, color=color)
     sigma, alpha = header["config"]["sigma"], header["config"]["alpha"]
     axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylabel="certified accuracy (%)", ylim=(0, 100))
-    axes.set_xlim(left=0)
-    axes.set_title(f"σ = {sigma:g}, α = {alpha:g}; bands: 95% Wilson intervals over images", fontsize=9)
+    axes.set_xlim(left=-0.02)
+    axes.set_title(f"σ = {sigma:g}, α = {alpha:g}; bands and bars: 95% Wilson intervals over images", fontsize=9)
     axes.legend(fontsize=8)
     return _finished(figure)
+
+
+def _curve(axes, header: dict[str, Any], frame: pd.DataFrame, **style: Any) -> None:
+    radii = np.sort(frame.radius[frame.correct].to_numpy())
+    grid = np.concatenate([[0.0], radii, [radii.max(initial=0.0)]])
+    hits = np.concatenate([[len(radii)], np.arange(len(radii), 0, -1), [0]])
+    axes.step(grid, 100 * hits / len(frame), where="pre", **style)
+    low, high = np.array([wilson(count, len(frame)) for count in hits]).T * 100
+    axes.fill_between(grid, low, high, step="pre", color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _points(axes, header: dict[str, Any], frame: pd.DataFrame, **style: Any) -> None:
+    at = 100 * certified_accuracy(header, frame)[["accuracy", "low", "high"]]
+    bars = [at.accuracy - at.low, at.high - at.accuracy]
+    axes.errorbar(header["config"]["epsilons"], at.accuracy, yerr=bars, fmt="o", capsize=3, **style)
 
 
 @torch.inference_mode()
@@ -65,7 +80,7 @@ def purification_grid(
     """
     clean = torch.stack([data[i][0] for i in indices])
     labels = [data[i][1] for i in indices]
-    noisy = torch.cat([next(noisy_batches(data[i][0], sigma, 1, 1, NoiseKey(seed, "figure", i)))[0] for i in indices])
+    noisy = torch.cat([noisy_images(data[i][0], sigma, 1, NoiseKey(seed, "figure", i)) for i in indices])
     rows = {"clean": clean, "noisy": noisy}
     rows |= {name: purifier.denoise(noisy, sigma) for name, purifier in purifiers.items() if name != "none"}
     figure, grid = _subplots(len(rows), len(clean), figsize=(0.78 * len(clean) + 1, 0.82 * len(rows)), squeeze=False)

@@ -8,7 +8,7 @@ floating-point addition can tell the image from the noise (Voracek & Hein 2023; 
 """
 
 import hashlib
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,25 +74,23 @@ def lattice_noise(key: NoiseKey, block: int, shape: tuple[int, ...], sigma: floa
     return torch.from_numpy(np.rint(e * (sigma * LATTICE)).astype(np.int64)).to(device)
 
 
-def noisy_batches(
-    x: Float[Tensor, "c h w"], sigma: float, n: int, batch_size: int, key: NoiseKey
-) -> Iterator[tuple[Float[Tensor, "b c h w"], int]]:
-    """Yields ``n`` noisy copies of ``x`` in batches of one shape.
+class NoiseStream:
+    """The draws of one key, in order: draw i depends on the key and on i alone, however many are taken at once."""
 
-    Each item is a batch of ``batch_size`` images and the number of them that count: the last batch is
-    padded with the image itself. Row i of the whole run depends on the key and on i alone.
-    """
-    k = to_lattice(x)
-    ready = k.new_empty((0, *x.shape))
-    block = 0
-    for start in range(0, n, batch_size):
-        count = min(batch_size, n - start)
-        parts = [ready]
-        while sum(len(part) for part in parts) < count:
-            parts.append(lattice_noise(key, block, tuple(x.shape), sigma, x.device))
-            block += 1
+    def __init__(self, key: NoiseKey, shape: tuple[int, ...], sigma: float, device: torch.device) -> None:
+        self._blocks = (lattice_noise(key, block, shape, sigma, device) for block in itertools.count())
+        self._ready = torch.empty((0, *shape), dtype=torch.int64, device=device)
+
+    def take(self, count: int) -> Tensor:
+        """The next ``count`` draws, int64 lattice points of shape ``(count, *shape)``."""
+        parts = [self._ready]
+        while (missing := count - sum(map(len, parts))) > 0:
+            parts.extend(itertools.islice(self._blocks, -(-missing // BLOCK)))
         drawn = torch.cat(parts)
-        noise, ready = drawn[:count], drawn[count:]
-        if count < batch_size:
-            noise = torch.cat([noise, noise.new_zeros((batch_size - count, *x.shape))])
-        yield from_lattice(k + noise), count
+        self._ready = drawn[count:]
+        return drawn[:count]
+
+
+def noisy_images(x: Float[Tensor, "c h w"], sigma: float, n: int, key: NoiseKey) -> Float[Tensor, "n c h w"]:
+    """The first ``n`` noisy copies of ``x`` under a key."""
+    return from_lattice(to_lattice(x) + NoiseStream(key, tuple(x.shape), sigma, x.device).take(n))

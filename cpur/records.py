@@ -5,18 +5,22 @@ Line 1 is a header; each further line is one image. A record is resumed by the i
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cpur.bounds import certified_radius
 from cpur.errors import InputError
 from cpur.paths import shown
+from cpur.plans import PLANS, Plan
 from cpur.smooth import ABSTAIN, Certificate
 
 FORMAT = "cpur-record/1"
 COLUMNS = ["index", "label", "prediction", "radius", "n0", "n", "selected", "counts", "seconds"]
+LOOKS = "looks"  # the one more key of a line whose plan looks more than once
 
 
 def record_name(identity: dict[str, Any]) -> str:
@@ -26,19 +30,20 @@ def record_name(identity: dict[str, Any]) -> str:
     return f"{identity['dataset']}-{identity['purifier']}-s{identity['sigma']:g}-{hash8}.jsonl"
 
 
-def row(index: int, label: int, n0: int, n: int, certificate: Certificate, seconds: float) -> dict[str, Any]:
-    """One line of a record; the radius in full."""
-    return {
+def row(index: int, label: int, plan: Plan, certificate: Certificate, seconds: float) -> dict[str, Any]:
+    """One line of a record; the radius in full, the counts at every look where there are several."""
+    line = {
         "index": index,
         "label": label,
         "prediction": certificate.prediction,
         "radius": certificate.radius,
-        "n0": n0,
-        "n": n,
+        "n0": plan.n0,
+        "n": int(certificate.counts.sum()),
         "selected": certificate.selected,
         "counts": certificate.counts.tolist(),
         "seconds": round(seconds, 4),
     }
+    return line | ({LOOKS: [counts.tolist() for counts in certificate.looks]} if len(plan.looks) > 1 else {})
 
 
 class Record:
@@ -56,35 +61,50 @@ class Record:
         self.file = file
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            text = file.read_bytes() if file.exists() else b""
-            whole = text[: text.rfind(b"\n") + 1]
-            if whole:
-                self.header, rows = parse(whole.decode(), file)
-                if self.header["identity"] != header["identity"]:
-                    raise InputError(f"{shown(file)} is the record of another configuration: name another file")
-                self.done = {line["index"] for line in rows}
+            self.header, self.rows = read_lines(file) if file.exists() else (None, [])
+            if self.header is None:
+                file.write_bytes(encoded(header))
+                self.header = header
+            elif self.header["identity"] != header["identity"]:
+                raise InputError(f"{shown(file)} is the record of another configuration: name another file")
             else:
-                self.header, self.done = header, set()
-            if len(whole) < len(text):
-                file.write_bytes(whole)
-            if not whole:
-                self._write(header)
+                os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
         except OSError as error:
-            raise InputError(f"cannot write the record {shown(file)}: {error.strerror}: set records_dir") from error
+            raise InputError(
+                f"cannot write the record {shown(file)}: {error.strerror}: set records_dir to a folder with room "
+                "that you may write to"
+            ) from error
+
+    @property
+    def done(self) -> set[int]:
+        """Indices of the images that it holds."""
+        return {line["index"] for line in self.rows}
 
     def append(self, line: dict[str, Any]) -> None:
-        """Writes one image and flushes it."""
+        """Writes one image and flushes it; a line that could not be written whole is taken back."""
         try:
             self._write(line)
         except OSError as error:
             raise InputError(
-                f"cannot write the record {shown(self.file)}: {error.strerror}; its {len(self.done)} images are kept"
+                f"cannot write the record {shown(self.file)}: {error.strerror}; its {len(self.rows)} images are kept: "
+                "make room and give the same command again"
             ) from error
-        self.done.add(line["index"])
+        self.rows.append(line)
 
     def _write(self, line: dict[str, Any]) -> None:
-        with self.file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line, separators=(",", ":")) + "\n")
+        length = self.file.stat().st_size if self.file.exists() else 0
+        try:
+            with self.file.open("ab") as out:
+                out.write(encoded(line))
+        except OSError:
+            if self.file.exists():
+                os.truncate(self.file, length)
+            raise
+
+
+def encoded(line: dict[str, Any]) -> bytes:
+    """A line of a record as it is written."""
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
 def parse(text: str, file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -92,7 +112,7 @@ def parse(text: str, file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         header, *rows = (json.loads(line) for line in text.splitlines())
         known = header["format"] == FORMAT
-        complete = all(set(COLUMNS) <= set(line) for line in rows)
+        complete = all(set(COLUMNS) <= set(line) == set(rows[0]) for line in rows)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{shown(file)} is not a record of cpur: {error!r}") from error
     if not known:
@@ -102,21 +122,34 @@ def parse(text: str, file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return header, rows
 
 
+def read_lines(file: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The header and the images of a record as they stand, but for a torn last line; None where there is no header.
+
+    Raises:
+        InputError: the file cannot be read, or is no record.
+    """
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the record {shown(file)}: {error.strerror}") from error
+    whole = text[: text.rfind(b"\n") + 1]
+    return parse(whole.decode(errors="replace"), file) if whole else (None, [])
+
+
 def load_record(file: str | Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """The header of a record and its images as a frame, sorted by index, with a column ``correct``.
 
     A torn last line is left out, and an image that was written twice is kept once.
 
     Raises:
-        InputError: the file is missing, is no record, or holds a radius that its counts do not give.
+        InputError: the file is missing, is no record, or holds counts that do not give its radii.
     """
     file = Path(file)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the record {shown(file)}: {error.strerror}") from error
-    header, rows = parse(text[: text.rfind("\n") + 1], file)
-    frame = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates("index").sort_values("index", ignore_index=True)
+    header, rows = read_lines(file)
+    if header is None:
+        raise InputError(f"{shown(file)} is not a record of cpur: it has no whole line")
+    columns = COLUMNS + [LOOKS] * (bool(rows) and LOOKS in rows[0])
+    frame = pd.DataFrame(rows, columns=columns).drop_duplicates("index").sort_values("index", ignore_index=True)
     _check(header, frame, file)
     frame["correct"] = (frame.prediction == frame.label) & (frame.prediction != ABSTAIN)
     return header, frame
@@ -126,8 +159,20 @@ def _check(header: dict[str, Any], frame: pd.DataFrame, file: Path) -> None:
     """Derives every radius from its counts again."""
     if frame.empty:
         return
-    hits = [counts[selected] for counts, selected in zip(frame.counts, frame.selected, strict=True)]
-    radius = certified_radius(hits, frame.n, header["config"]["alpha"], header["config"]["sigma"])
-    wrong = frame.index[(radius - frame.radius).abs() > 1e-9 * (1 + radius)]
+    config = header["config"]
+    plan = PLANS[config["plan"]](config["n0"], config["n"], config["alpha"])
+    looks = frame[LOOKS] if LOOKS in frame else frame.counts.map(lambda counts: [counts])
+    taken = looks.map(len)
+    look = np.concatenate([np.arange(count) for count in taken])
+    hits = np.array([counts[selected] for all_, selected in zip(looks, frame.selected, strict=True) for counts in all_])
+    totals = np.array([sum(counts) for all_ in looks for counts in all_])
+    last = [all_[-1] for all_ in looks]
+    possible = taken.max() <= len(plan.looks)
+    if not possible or (totals != np.array(plan.looks)[look]).any() or last != frame.counts.tolist():
+        raise InputError(f"{shown(file)}: the counts are not those of the looks of its plan")
+    radii = certified_radius(hits, totals, np.array(plan.alphas)[look], config["sigma"])
+    radius = np.maximum.reduceat(radii, np.concatenate([[0], taken.cumsum()[:-1]]))
+    selected = np.where(radius > 0, frame.selected, ABSTAIN)
+    wrong = frame["index"][(np.abs(radius - frame.radius) > 1e-9 * (1 + radius)) | (selected != frame.prediction)]
     if len(wrong):
-        raise InputError(f"{shown(file)}: the counts of image {frame['index'][wrong[0]]} do not give its radius")
+        raise InputError(f"{shown(file)}: the counts of image {wrong.iloc[0]} do not give its prediction and radius")

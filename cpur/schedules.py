@@ -4,7 +4,6 @@ An image in [0, 1] with noise sigma is an image in [-1, 1] with noise :math:`t =
 """
 
 import torch
-from diffusers import DDPMScheduler
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +13,8 @@ def alphas_cumprod(beta_schedule: str, num_train_timesteps: int, **options) -> F
 
     ``squaredcos_cap_v2`` is the cosine schedule of Nichol & Dhariwal (2021), ``linear`` that of Ho et al. (2020).
     """
+    from diffusers import DDPMScheduler  # here, since diffusers takes seconds to import
+
     scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule, **options)
     return torch.cumprod(1 - scheduler.betas.double(), dim=0)
 

@@ -4,14 +4,13 @@ import operator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from cpur.bounds import certified_radius
 from cpur.errors import InputError
-from cpur.noise import NoiseKey, noisy_batches
+from cpur.plans import Plan, StoppingRule, fixed
+from cpur.sampling import Draw, Procedure, Sampler, Task, once
 
 ABSTAIN = -1
 
@@ -23,7 +22,29 @@ class Certificate:
     prediction: int  # the certified class, or ABSTAIN
     radius: float  # in the unit of the pixels; 0.0 where it abstains
     selected: int  # the class selected by the first n0 samples
-    counts: np.ndarray  # class counts of the n estimation samples, int64
+    looks: tuple[np.ndarray, ...]  # class counts of the estimation samples at every look taken, int64
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Class counts of all estimation samples."""
+        return self.looks[-1]
+
+
+def certification(plan: Plan, rule: StoppingRule) -> Procedure:
+    """The procedure that certifies one image: select a class, then look at fresh samples until the rule stops.
+
+    Guarantee: with probability at least 1 - alpha of the plan, the certificate is no error: it abstains, or the
+    smoothed classifier returns its class at every point closer than its radius.
+    """
+    selected = int((yield Draw("selection", plan.n0)).argmax())
+    looks: list[np.ndarray] = []
+    for n in plan.looks:
+        looks.append((yield Draw("estimation", n)))
+        hits = [counts[selected] for counts in looks]
+        if rule.stops(hits):
+            break
+    radius = plan.radius(hits, rule.sigma)
+    return Certificate(selected if radius > 0 else ABSTAIN, radius, selected, tuple(looks))
 
 
 class Smooth:
@@ -93,10 +114,10 @@ class Smooth:
         """
         if not 0 < alpha < 1:
             raise InputError(f"alpha must lie in (0, 1); got {alpha!r}")
-        selected = int(self.counts(x, n0, batch_size, index=index, purpose="selection").argmax())
-        counts = self.counts(x, n, batch_size, index=index, purpose="estimation")
-        radius = float(certified_radius(counts[selected], n, alpha, self.sigma))
-        return Certificate(selected if radius > 0 else ABSTAIN, radius, selected, counts)
+        for name, value in (("n0", n0), ("n", n)):
+            _whole(name, value, 1)
+        plan = fixed(n0, n, alpha)
+        return self._run(x, certification(plan, StoppingRule(plan, self.sigma, ())), batch_size, index)
 
     def predict(self, x: Float[Tensor, "c h w"], n: int, alpha: float, batch_size: int, *, index: int = 0) -> int:
         """The class that G returns at ``x``, or ``ABSTAIN``.
@@ -115,7 +136,6 @@ class Smooth:
         test = stats.binomtest(int(counts[first]), int(counts[first] + counts[second]), 0.5)
         return int(first) if test.pvalue <= alpha else ABSTAIN
 
-    @torch.inference_mode()
     def counts(
         self,
         x: Float[Tensor, "c h w"],
@@ -133,30 +153,19 @@ class Smooth:
         Raises:
             InputError: bad arguments, logits of the wrong shape, or logits that are not finite.
         """
-        for name, value, low in (("n", n, 1), ("batch_size", batch_size, 1), ("index", index, 0)):
-            if operator.index(value) < low:
-                raise InputError(f"{name} must be a whole number, at least {low}; got {value!r}")
+        _whole("n", n, 1)
+        return self._run(x, once(Draw(purpose, n)), batch_size, index)
+
+    def _run(self, x: Float[Tensor, "c h w"], procedure: Procedure, batch_size: int, index: int):
+        _whole("batch_size", batch_size, 1)
+        _whole("index", index, 0)
         if x.ndim != 3:
             raise InputError(f"x must be one image c h w; got shape {tuple(x.shape)}")
-        if isinstance(self.base_classifier, torch.nn.Module):
-            self.base_classifier.eval()
-        key = NoiseKey(self.seed, purpose, operator.index(index))
-        counts = torch.zeros(self.num_classes, dtype=torch.int64, device=x.device)
-        finite = torch.ones((), dtype=torch.bool, device=x.device)
-        for batch, count in noisy_batches(x, self.sigma, n, batch_size, key):
-            logits = self.base_classifier(batch)
-            if logits.shape != (batch_size, self.num_classes):
-                raise InputError(
-                    f"the base classifier returned shape {tuple(logits.shape)}; "
-                    f"expected {(batch_size, self.num_classes)}: check num_classes"
-                )
-            logits = logits[:count]
-            finite &= logits.isfinite().all()
-            votes = logits.argmax(dim=1)
-            counts.scatter_add_(0, votes, torch.ones_like(votes))
-        if not finite:
-            raise InputError(
-                f"the base classifier returned logits that are not finite on image {index} at sigma {self.sigma}: "
-                "check the checkpoint and the precision"
-            )
-        return counts.cpu().numpy()
+        sampler = Sampler(self.base_classifier, self.num_classes, self.sigma, self.seed, operator.index(batch_size))
+        (done,) = sampler.run([Task(operator.index(index), x, procedure)])
+        return done.result
+
+
+def _whole(name: str, value: int, low: int) -> None:
+    if operator.index(value) < low:
+        raise InputError(f"{name} must be a whole number, at least {low}; got {value!r}")

@@ -1,4 +1,4 @@
-"""Tables of certified accuracy, each figure with its interval."""
+"""Records as text: tables, and sentences about them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,49 +6,28 @@ from typing import Any
 
 import pandas as pd
 import torch
-from scipy import stats
 
+from cpur.accuracy import (
+    EPSILONS,
+    Records,
+    average_certified_radius,
+    certified_accuracy,
+    envelope,
+    is_fixed,
+    wilson,
+)
 from cpur.config import PURIFIERS
 from cpur.data import ImageSet
 from cpur.errors import InputError
 from cpur.paths import anchored, shown
+from cpur.plans import Plan, StoppingRule
 from cpur.records import load_record
 from cpur.smooth import ABSTAIN
 
-Records = list[tuple[dict[str, Any], pd.DataFrame]]
-
-
-def wilson(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion.
-
-    Guarantee: asymptotic; its coverage is near 95% on average over proportions, and can be lower for some.
-    """
-    interval = stats.binomtest(int(hits), int(n)).proportion_ci(confidence, method="wilson")
-    return interval.low, interval.high
-
-
-def certified_accuracy(frame: pd.DataFrame, epsilons: Sequence[float]) -> pd.DataFrame:
-    """The share of images that are right and certified at each radius, with a 95% Wilson interval.
-
-    An abstention counts as wrong. Columns: epsilon, accuracy, low, high.
-
-    Guarantee: the interval is for the sampling of test images; that of each certificate is its own alpha.
-    """
-    hits = [int((frame.correct & (frame.radius >= epsilon)).sum()) for epsilon in epsilons]
-    bounds = [wilson(count, len(frame)) for count in hits]
-    return pd.DataFrame(
-        {
-            "epsilon": list(epsilons),
-            "accuracy": [count / len(frame) for count in hits],
-            "low": [low for low, _ in bounds],
-            "high": [high for _, high in bounds],
-        }
-    )
-
-
-def average_certified_radius(frame: pd.DataFrame) -> float:
-    """ACR: the mean radius, counting 0 where the prediction is wrong or abstains (Zhai et al. 2020)."""
-    return float((frame.radius * frame.correct).mean())
+ENVELOPE = (
+    "The envelope takes the best sigma at each radius: it is not one classifier, no single model attains it, and "
+    "since sigma is chosen on the images that are counted, it is optimistic."
+)
 
 
 def percent(value: float, low: float, high: float) -> str:
@@ -59,17 +38,22 @@ def percent(value: float, low: float, high: float) -> str:
 def summary_row(header: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
     """One row of the main table: certified accuracy in percent with intervals, abstentions, ACR."""
     config = header["config"]
-    accuracy = certified_accuracy(frame, config["epsilons"])
-    cells = {f"eps {row.epsilon:g}": percent(row.accuracy, row.low, row.high) for row in accuracy.itertuples()}
+    cells = _cells(header, frame, None)
     return {
         "purifier": config["purifier"],
         "calls": header["network_calls"],
         "images": len(frame),
         "n": config["n"],
+        "plan": config["plan"],
         **cells,
         "abstain %": round(100 * float((frame.prediction == ABSTAIN).mean()), 1),
-        "ACR": round(average_certified_radius(frame), 3),
+        "ACR": f"{average_certified_radius(header, frame):.3f}" if is_fixed(header) else "—",
     }
+
+
+def _cells(header: dict[str, Any], frame: pd.DataFrame, epsilons: Sequence[float] | None) -> dict[str, str]:
+    rows = certified_accuracy(header, frame, epsilons).itertuples()
+    return {f"eps {row.epsilon:g}": percent(row.accuracy, row.low, row.high) for row in rows}
 
 
 def summary(records: Records) -> pd.DataFrame:
@@ -125,15 +109,35 @@ def _of_size(records: Records, images: int, n: int) -> Records:
     return sorted(chosen, key=order)
 
 
-def markdown(records: Records, epsilons: Sequence[float] = (0.0, 0.25, 0.5, 0.75)) -> str:
-    """A Markdown table of many records: one row a noise level and purifier, as the README shows it."""
-    head = ["sigma", "purifier", *(f"eps {epsilon:g}" for epsilon in epsilons)]
-    lines = [head, ["---"] * len(head)]
-    for header, frame in records:
-        rows = certified_accuracy(frame, epsilons).itertuples()
-        cells = [percent(row.accuracy, row.low, row.high) for row in rows]
-        lines.append([f"{header['config']['sigma']:g}", f"`{header['config']['purifier']}`", *cells])
+def overview(records: Records, epsilons: Sequence[float] = EPSILONS) -> pd.DataFrame:
+    """A frame of many records: one row a noise level and purifier, certified accuracy with its interval as text."""
+    rows = [
+        {"sigma": f"{header['config']['sigma']:g}", "purifier": header["config"]["purifier"]}
+        | _cells(header, frame, epsilons)
+        for header, frame in records
+    ]
+    return pd.DataFrame(rows)
+
+
+def envelope_overview(records: Records, epsilons: Sequence[float] = EPSILONS) -> pd.DataFrame:
+    """The envelope as text: one row a purifier, each cell with its interval and sigma."""
+    best = envelope(records, epsilons)
+    cells = [f"{percent(row.accuracy, row.low, row.high)}, sigma {row.sigma:g}" for row in best.itertuples()]
+    wide = best.assign(cell=cells, column=[f"eps {e:g}" for e in best.epsilon])
+    table = wide.pivot(index="purifier", columns="column", values="cell")
+    return table.loc[wide.purifier.unique(), wide.column.unique()].rename_axis(columns=None).reset_index()
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A frame of text as a Markdown table, names in code."""
+    table = table.assign(purifier=[f"`{name}`" for name in table.purifier])
+    lines = [list(table), ["---"] * len(table.columns), *table.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A frame of text as a LaTeX table with the rules of booktabs."""
+    return table.to_latex(index=False, escape=True).replace("–", "--").strip()
 
 
 def best_one_step(records: Records) -> str:
@@ -141,7 +145,7 @@ def best_one_step(records: Records) -> str:
     one_step = [(header, frame) for header, frame in records if header["network_calls"] == 1]
     parts = []
     for epsilon in one_step[0][0]["config"]["epsilons"]:
-        rows = [(certified_accuracy(frame, [epsilon]).iloc[0], header) for header, frame in one_step]
+        rows = [(certified_accuracy(header, frame, [epsilon]).iloc[0], header) for header, frame in one_step]
         row, header = max(rows, key=lambda item: item[0].accuracy)
         if row.accuracy > 0:
             name, share = header["config"]["purifier"], percent(row.accuracy, row.low, row.high)
@@ -159,7 +163,8 @@ def clean_accuracy(classifier: torch.nn.Module, data: ImageSet, num_images: int)
 def speed(header: dict[str, Any], frame: pd.DataFrame) -> pd.Series:
     """How long certification took: samples a second, seconds an image."""
     samples = (frame.n0 + frame.n).sum()
-    workers = header["hardware"].get("workers", 1)
+    hardware = header["hardware"]
+    workers = hardware.get("workers", 1) * hardware.get("processes", 1)
     return pd.Series(
         {
             "images": len(frame),
@@ -167,9 +172,9 @@ def speed(header: dict[str, Any], frame: pd.DataFrame) -> pd.Series:
             "network calls per purification": header["network_calls"],
             "samples per second": f"{workers * samples / frame.seconds.sum():,.0f}",
             "seconds per image": f"{frame.seconds.mean() / workers:.2f}",
-            "device": header["hardware"]["device"],
-            "images side by side": workers,
-            "threads an image": header["hardware"]["threads"],
+            "device": hardware["device"],
+            "samplers side by side": workers,
+            "threads a sampler": hardware["threads"],
         },
         name="value",
     )
@@ -189,3 +194,12 @@ def guarantee(header: dict[str, Any], frame: pd.DataFrame) -> str:
         f"the noise drawn here. It holds for the base classifier as it was run (batches of {config['batch_size']}, "
         f"{config['precision']}, {header['hardware']['device']}) and for ideal Gaussian noise."
     )
+
+
+def plan_table(plan: Plan, rule: StoppingRule) -> pd.DataFrame:
+    """The looks of a plan: samples, alpha, and for each epsilon the fewest hits that certify it."""
+    frame = pd.DataFrame({"samples": plan.looks, "alpha": [f"{alpha:.3g}" for alpha in plan.alphas]})
+    for column, epsilon in enumerate(rule.epsilons):
+        hits = rule.certified[:, column]
+        frame[f"eps {epsilon:g}"] = ["—" if h > n else str(h) for h, n in zip(hits, plan.looks, strict=True)]
+    return frame

@@ -7,13 +7,21 @@ import torch
 from matplotlib.colors import to_rgba
 
 from cpur import load_dataset
+from cpur.accuracy import certified_accuracy
 from cpur.figures import RIGHT, WRONG, certified_accuracy_curves, purification_grid
 from cpur.purifiers import NoPurifier
-from cpur.tables import at_equal_n, best_one_step, certified_accuracy, markdown, most_images
+from cpur.tables import at_equal_n, best_one_step, markdown, most_images, overview
 
 
-def record(purifier="onestep-edm", radii=(0.1, 0.3, 0.0, 0.4), correct=(True, True, False, False), n=1000, calls=1):
-    config = {"purifier": purifier, "sigma": 0.5, "n": n, "alpha": 0.001, "epsilons": [0.0, 0.2]}
+def record(
+    purifier="onestep-edm",
+    radii=(0.1, 0.3, 0.0, 0.4),
+    correct=(True, True, False, False),
+    n=1000,
+    calls=1,
+    plan="fixed",
+):
+    config = {"purifier": purifier, "sigma": 0.5, "n": n, "alpha": 0.001, "epsilons": [0.0, 0.2], "plan": plan}
     frame = pd.DataFrame({"radius": radii, "correct": correct, "prediction": [1] * len(radii)})
     return {"config": config, "network_calls": calls}, frame
 
@@ -27,7 +35,14 @@ def test_curve_is_the_certified_accuracy():
         # where="pre": the value on (x[i - 1], x[i]] is y[i]; beyond the last radius nothing is certified.
         index = np.searchsorted(x, epsilon, side="left")
         shown = y[index] if index < len(x) else 0.0
-        assert shown == pytest.approx(100 * certified_accuracy(frame, [epsilon]).accuracy[0])
+        assert shown == pytest.approx(100 * certified_accuracy(header, frame, [epsilon]).accuracy[0])
+
+
+def test_a_record_that_stopped_early_is_drawn_at_its_epsilons():
+    axes = certified_accuracy_curves([record(plan="sequential")]).axes[0]
+    x, y = axes.containers[0].lines[0].get_data()
+    assert x.tolist() == [0.0, 0.2]
+    assert y.tolist() == [50.0, 25.0]
 
 
 def test_curve_of_a_record_without_a_right_image():
@@ -61,4 +76,4 @@ def test_sentences_and_markdown_hold_the_figures():
     sentence = best_one_step([better, worse, record("pf-ode", calls=15)])
     assert "`consistency` at $\\epsilon = 0$ (50.0 [15.0–85.0]%)" in sentence
     assert "pf-ode" not in sentence
-    assert "| 0.5 | `consistency` | 50.0 [15.0–85.0] |" in markdown([better], [0.0])
+    assert "| 0.5 | `consistency` | 50.0 [15.0–85.0] |" in markdown(overview([better], [0.0]))

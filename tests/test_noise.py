@@ -1,18 +1,18 @@
 """The lattice and the keyed noise."""
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
-from cpur.noise import BLOCK, LATTICE, NoiseKey, from_lattice, lattice_noise, noisy_batches, to_lattice
+from cpur.noise import BLOCK, LATTICE, NoiseKey, NoiseStream, from_lattice, lattice_noise, noisy_images, to_lattice
 
 CPU = torch.device("cpu")
 
 
-def draw(n, batch_size, sigma=0.5, x=None, **key):
+def draw(n, sigma=0.5, x=None, **key):
     x = torch.full((1, 4, 4), 0.25) if x is None else x
-    name = NoiseKey(**{"seed": 0, "purpose": "estimation", "image": 3, **key})
-    return torch.cat([batch[:count] for batch, count in noisy_batches(x, sigma, n, batch_size, name)])
+    return noisy_images(x, sigma, n, NoiseKey(**{"seed": 0, "purpose": "estimation", "image": 3, **key}))
 
 
 def test_lattice_holds_bytes_and_sixteenths():
@@ -22,23 +22,18 @@ def test_lattice_holds_bytes_and_sixteenths():
         assert torch.equal(from_lattice(to_lattice(values.float())), values.float())
 
 
-def test_same_noise_for_any_batch_size():
-    whole = draw(1000, 1000)
-    for batch_size in (1, 7, 64, 250, 999, 4096):
-        assert torch.equal(draw(1000, batch_size), whole)
-    assert torch.equal(draw(130, 100), whole[:130])
-
-
-def test_batches_have_one_shape():
-    shapes = {batch.shape for batch, _ in noisy_batches(torch.zeros(1, 2, 2), 1.0, 130, 50, NoiseKey(0, "a", 0))}
-    counts = [count for _, count in noisy_batches(torch.zeros(1, 2, 2), 1.0, 130, 50, NoiseKey(0, "a", 0))]
-    assert shapes == {(50, 1, 2, 2)}
-    assert counts == [50, 50, 30]
+@pytest.mark.parametrize("sizes", [[1000], [1] * 70, [7] * 100, [64] * 5, [63, 65, 1, 127], [999, 1]])
+def test_same_noise_however_it_is_taken(sizes):
+    key = NoiseKey(0, "estimation", 3)
+    stream = NoiseStream(key, (1, 4, 4), 0.5, CPU)
+    taken = torch.cat([stream.take(size) for size in sizes])
+    assert [len(taken)] == [sum(sizes)]
+    assert torch.equal(taken, NoiseStream(key, (1, 4, 4), 0.5, CPU).take(1000)[: len(taken)])
 
 
 def test_keys_never_share_noise():
     keys = [{}, {"seed": 1}, {"purpose": "selection"}, {"image": 4}, {"level": 1}]
-    draws = [draw(2 * BLOCK, BLOCK, **key).flatten() for key in keys]
+    draws = [draw(2 * BLOCK, **key).flatten() for key in keys]
     seen = torch.stack([block for one in draws for block in one.chunk(2)])
     assert len(seen.unique(dim=0)) == 2 * len(keys)
     correlation = torch.corrcoef(seen) - torch.eye(len(seen))
@@ -69,7 +64,7 @@ def test_noisy_image_is_a_function_of_the_integer_sum():
     generator = np.random.default_rng(0)
     for pixels in (generator.integers(0, 256, (1, 8, 8)) / 255, generator.integers(0, 17, (1, 8, 8)) / 16):
         x = torch.from_numpy(pixels).float()
-        noisy = draw(300, 100, x=x)
+        noisy = draw(300, x=x)
         points = (noisy.double() * LATTICE).round().long()
         assert torch.equal(from_lattice(points), noisy)
         key = NoiseKey(0, "estimation", 3)
@@ -77,15 +72,65 @@ def test_noisy_image_is_a_function_of_the_integer_sum():
         assert torch.equal(points, to_lattice(x) + blocks)
 
 
-def test_law_of_the_rounded_gaussian():
-    """Four million draws against the exact probabilities of rounded normals (chi-square, p >= 1e-6)."""
-    sigma = 3 / LATTICE  # few lattice points, so that each has a probability that can be counted
-    m = torch.cat([lattice_noise(NoiseKey(7, "law", i), 0, (64, 64), sigma, CPU).flatten() for i in range(16)])
-    points = np.arange(-12, 13)
-    edges = stats.norm.cdf((np.arange(-12, 12) + 0.5) / 3)
-    probability = np.diff(np.concatenate([[0.0], edges, [1.0]]))
-    observed = np.bincount(np.clip(m.numpy(), -12, 12) + 12, minlength=len(points))
-    assert stats.chisquare(observed, probability * len(m)).pvalue > 1e-6
+def millions(sigma, blocks, purpose, shape=(125, 125)):
+    """Draws in blocks of a million, each under an image of its own."""
+    for image in range(blocks):
+        yield lattice_noise(NoiseKey(7, purpose, image), 0, shape, sigma, CPU).flatten().numpy()
+
+
+def exact_law(edges, s):
+    """Probabilities that round(s e), e standard normal, falls between half-integer edges."""
+    return np.diff(np.concatenate([[0.0], stats.norm.cdf(edges / s), [1.0]]))
+
+
+def test_law_of_the_rounded_gaussian_point_by_point():
+    """Ten million draws with so small a sigma that each lattice point has a probability that can be counted."""
+    edges = np.arange(-12, 12) + 0.5
+    observed = sum(np.histogram(m, [-np.inf, *edges, np.inf])[0] for m in millions(3 / LATTICE, 10, "points"))
+    assert observed.sum() == 10_000_000
+    assert stats.chisquare(observed, exact_law(edges, 3) * observed.sum()).pvalue > 1e-6
+
+
+def test_a_hundred_million_draws_follow_the_law():
+    """Chi-square over 2,000 cells, moments, and tails, at sigma 0.5: each fails only below p = 1e-6."""
+    s = 0.5 * LATTICE
+    cell = 80  # lattice points a cell, within 5 sigma: the exact probabilities are those of half-integer edges
+    edges = np.arange(-2000, 2001) * cell + 0.5
+    cells, moments, tails, n = np.zeros(len(edges) + 1, dtype=np.int64), np.zeros(4), np.zeros(3, dtype=np.int64), 0
+    depths = np.array([4, 5, 5.5])
+    for m in millions(0.5, 100, "law"):
+        cells += np.bincount(np.searchsorted(edges, m), minlength=len(cells))
+        z = m / s
+        square = z * z
+        moments += [z.sum(), square.sum(), (square * z).sum(), (square * square).sum()]
+        tails += [np.count_nonzero(square >= depth * depth) for depth in depths]
+        n += len(m)
+    assert n >= 100_000_000
+    law = exact_law(edges, s)
+    likely = law * n >= 20
+    observed = np.append(cells[likely], cells[~likely].sum())
+    expected = np.append(law[likely], law[~likely].sum()) * n
+    assert stats.chisquare(observed, expected).pvalue > 1e-6
+    # Moments of a standard normal; rounding adds 1 / (12 s^2), which is 1e-10.
+    spread = np.sqrt(np.array([1, 2, 15, 96]) / n)
+    assert (np.abs(moments / n - [0, 1, 0, 3]) < stats.norm.isf(5e-7) * spread).all()
+    for depth, count in zip(depths, tails, strict=True):
+        p = 2 * stats.norm.sf((np.ceil(depth * s) - 0.5) / s)
+        assert stats.binomtest(int(count), n, p).pvalue > 1e-6
+
+
+def test_keys_are_independent():
+    """The same rows and columns under keys that differ in one word: their product has the law of independence."""
+    keys = [{}, {"seed": 1}, {"purpose": "selection"}, {"image": 4}, {"level": 1}]
+    pixels = torch.zeros(1, 32, 32)
+    draws = [draw(1024, x=pixels, **key).flatten().double() * 2 for key in keys]
+    n = draws[0].numel()
+    draws += [draws[0].roll(1), draws[0].roll(1024)]  # and neighbours of one stream
+    for i, one in enumerate(draws):
+        for other in draws[:i]:
+            for f in (lambda e: e, lambda e: (e * e - 1) / 2**0.5):  # correlation of values, and of squares
+                z = float((f(one) * f(other)).sum()) / n**0.5
+                assert 2 * stats.norm.sf(abs(z)) > 1e-6
 
 
 def test_torch_seeds_differ_between_keys():

@@ -3,13 +3,13 @@
 import re
 
 from cpur.paths import root
-from cpur.tables import find_records, markdown, most_images
+from cpur.tables import find_records, markdown, most_images, overview
 
 README = (root() / "README.md").read_text()
 
 
 def test_table_is_that_of_the_records():
-    assert markdown(most_images(find_records("records", dataset="digits"))) in README
+    assert markdown(overview(most_images(find_records("records", dataset="digits")))) in README
 
 
 def test_links_lead_somewhere():
