@@ -1,0 +1,259 @@
+"""The engine against the naive loop, in one run, at equal n: ``python benchmarks/throughput.py [--device cuda]``.
+
+On a CPU it times the digits pipeline, with one thread and with all, and one process against two. On a GPU it times a
+network of EDM's size (32 x 32) before a ViT-B/16 at 224, random weights, step by step, and sets the floating-point
+operations of a sample against the measured matrix peak. ``--tiny`` takes small networks of the same kind, for a test.
+
+The naive loop is written anew after what public code does: one image at a time, float32, a batch of copies plus
+``randn``, votes brought to the host and counted there one by one.
+"""
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from torch.nn.functional import interpolate
+from torch.utils.flop_counter import FlopCounterMode
+
+from cpur import load_classifier, load_dataset, load_purifier
+from cpur.arithmetic import Arithmetic
+from cpur.checkpoints import DiffusersNetwork, count_parameters
+from cpur.classifiers import BaseClassifier
+from cpur.engine import device_name
+from cpur.purifiers import OneStepEDM
+from cpur.sampling import Draw, Sampler, Task, once
+
+SIGMA = 0.5
+
+
+def naive_counts(base: nn.Module, x: torch.Tensor, n: int, batch_size: int, num_classes: int) -> np.ndarray:
+    """The published loop."""
+    counts = np.zeros(num_classes, dtype=int)
+    with torch.no_grad():
+        while n > 0:
+            size = min(batch_size, n)
+            n -= size
+            batch = x.repeat((size, 1, 1, 1))
+            votes = base(batch + SIGMA * torch.randn_like(batch)).argmax(1)
+            for vote in votes.cpu().numpy():
+                counts[vote] += 1
+    return counts
+
+
+def naive(base: nn.Module, images: torch.Tensor, n: int, batch_size: int, num_classes: int) -> float:
+    """Samples a second of the naive loop."""
+    start = time.perf_counter()
+    for x in images:
+        naive_counts(base, x, n, batch_size, num_classes)
+    return len(images) * n / (time.perf_counter() - start)
+
+
+def engine(base: nn.Module, images: torch.Tensor, n: int, batch_size: int, num_classes: int) -> float:
+    """Samples a second of one sampler."""
+    sampler = Sampler(base, num_classes, SIGMA, 0, batch_size)
+    start = time.perf_counter()
+    list(sampler.run(Task(i, x, once(Draw("benchmark", n))) for i, x in enumerate(images)))
+    return len(images) * n / (time.perf_counter() - start)
+
+
+def paired(rounds: int, **contenders: Callable[[], float]) -> dict[str, list[float]]:
+    """Times the contenders in turn, so that what slows the machine slows both; the first round warms up."""
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, contender in contenders.items():
+            rate = contender()
+            if turn:
+                rates[name].append(round(rate, 1))
+    return rates
+
+
+def ratio(rates: dict[str, list[float]], one: str, other: str) -> str:
+    """The median of the paired ratios, and their range."""
+    ratios = np.divide(rates[one], rates[other])
+    return f"{np.median(ratios):.2f} [{ratios.min():.2f}-{ratios.max():.2f}]"
+
+
+def digits() -> BaseClassifier:
+    """The digits pipeline."""
+    return BaseClassifier(load_purifier("onestep-edm"), load_classifier(), SIGMA).eval()
+
+
+def process(seconds: float, barrier, rates) -> None:
+    """Certifies digits in a process of one thread, between two barriers."""
+    torch.set_num_threads(1)
+    base, images = digits(), load_dataset("digits").images
+    engine(base, images[:1], 1000, 250, 10)
+    barrier.wait()
+    start, samples = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        engine(base, images[:1], 5000, 250, 10)
+        samples += 5000
+    rates.put(samples / (time.perf_counter() - start))
+    barrier.wait()
+
+
+def processes(count: int, seconds: float) -> float:
+    """Samples a second of ``count`` processes at once."""
+    context = multiprocessing.get_context("spawn")
+    barrier, rates = context.Barrier(count), context.Queue()
+    workers = [context.Process(target=process, args=(seconds, barrier, rates)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    total = sum(rates.get() for _ in workers)
+    for worker in workers:
+        worker.join()
+    return total
+
+
+def on_cpu(rounds: int, images: int, n: int, seconds: float) -> dict:
+    """The digits pipeline: engine against naive loop on one thread, and one process against two."""
+    torch.set_num_threads(1)
+    base, data = digits(), load_dataset("digits").images[:images]
+    rates = paired(rounds, naive=lambda: naive(base, data, n, 250, 10), engine=lambda: engine(base, data, n, 250, 10))
+    print(
+        f"one thread: naive {np.median(rates['naive']):,.0f}, engine {np.median(rates['engine']):,.0f} samples/s;",
+        end=" ",
+    )
+    print(f"engine / naive = {ratio(rates, 'engine', 'naive')} over {rounds} rounds")
+    scaling = paired(rounds, one=lambda: processes(1, seconds), two=lambda: processes(2, seconds))
+    one, two = np.median(scaling["one"]), np.median(scaling["two"])
+    print(
+        f"processes of one thread: one {one:,.0f}, two {two:,.0f} samples/s; two / one =", ratio(scaling, "two", "one")
+    )
+    noise = Sampler(lambda x: x.new_zeros(len(x), 10), 10, SIGMA, 0, 250)
+    start = time.perf_counter()
+    list(noise.run([Task(0, data[0], once(Draw("benchmark", 100_000)))]))
+    alone = 100_000 / (time.perf_counter() - start)
+    share = np.median(rates["engine"]) / alone
+    print(f"the engine without a network draws and counts {alone:,.0f} samples/s: {share:.1%} of the time; the rest is")
+    print("the network's arithmetic, and two processes compete for the memory and the clock of one chip")
+    return {"rates": rates, "processes": scaling, "without_network": alone, "n": n, "images": images}
+
+
+def large(tiny: bool) -> tuple[BaseClassifier, tuple[int, ...], int]:
+    """A network of EDM's size before a ViT-B/16 at 224, with random weights; or small ones of the same kind."""
+    from diffusers import UNet2DModel
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(0)
+    width, layers = (32, 1) if tiny else (256, 4)
+    unet = UNet2DModel(
+        sample_size=32,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=layers,
+        block_out_channels=(width, width, width),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+    )
+    size, blocks, hidden = (32, 2, 64) if tiny else (224, 12, 768)
+    vit = VisionTransformer(size, 16, blocks, hidden // 64, hidden, 4 * hidden, num_classes=10)
+
+    class Resized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vit = vit
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.vit(interpolate(x, size=(size, size), mode="bilinear", antialias=True))
+
+    return BaseClassifier(OneStepEDM(DiffusersNetwork(unet), 0.5), Resized(), SIGMA).eval(), (3, 32, 32), 10
+
+
+def matrix_peak(device: torch.device, number: str, tiny: bool) -> float:
+    """Floating-point operations a second of a large square matrix product in a number format, the best of ten."""
+    size = 256 if tiny else 8192
+    dtype = torch.bfloat16 if number == "bfloat16" else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = 0.0
+    with Arithmetic(number).active(device):
+        for _ in range(10):
+            synchronize(device)
+            start = time.perf_counter()
+            for _ in range(5):
+                a @ a
+            synchronize(device)
+            best = max(best, 5 * 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for a CUDA device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+STEPS = ("float32", "tf32", "bfloat16", "bfloat16+channels_last", "bfloat16+channels_last+compile")
+STEPS += ("bfloat16+channels_last+graphs",)
+
+
+def on_accelerator(device: torch.device, rounds: int, n: int, batch_size: int, tiny: bool, steps: tuple) -> dict:
+    """The large pipeline, step by step, against the naive loop."""
+    base, shape, classes = large(tiny)
+    images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        base(images[:1])
+    flop = counter.get_total_flops()
+    print(
+        f"{count_parameters(base) / 1e6:.1f}M parameters, {flop / 1e9:.2f} GFLOP a sample, {device_name(str(device))}"
+    )
+    images, base = images.to(device), base.to(device)
+    contenders = {"naive": lambda: naive(base, images, n, batch_size, classes)}
+    for step in steps:
+        computed = Arithmetic.parse(step).apply(large(tiny)[0].to(device))
+        contenders[step] = lambda computed=computed: engine(computed, images, n, batch_size, classes)
+    rates = paired(rounds, **contenders)
+    peaks = {number: matrix_peak(device, number, tiny) for number in ("float32", "tf32", "bfloat16")}
+    for step in steps:
+        peak = peaks[step.split("+")[0]]
+        share = np.median(rates[step]) * flop / peak
+        print(
+            f"{step:34} {np.median(rates[step]):12,.1f} samples/s, {ratio(rates, step, 'naive')} times the naive",
+            end="",
+        )
+        print(f" loop, {share:.0%} of {peak / 1e12:.2f} TFLOP/s")
+    return {"flop": flop, "rates": rates, "peaks": peaks, "n": n, "batch_size": batch_size}
+
+
+def main(
+    device: str = "cpu",
+    rounds: int = 5,
+    images: int = 4,
+    n: int = 10_000,
+    seconds: float = 10.0,
+    batch_size: int = 1024,
+    tiny: bool = False,
+    steps: tuple[str, ...] = STEPS,
+    out: Path | None = None,
+) -> None:
+    """Times the engine against the naive loop.
+
+    Args:
+        device: cpu times the digits pipeline; any other, the large one.
+        rounds: paired rounds after one that warms up.
+        images: digits that are certified in a round.
+        n: samples of each image.
+        seconds: time that the processes run.
+        batch_size: batch of the large pipeline.
+        tiny: the large pipeline with small networks, on any device.
+        steps: settings of the large pipeline.
+        out: file that the figures are written to, as JSON.
+    """
+    name = device_name(device)
+    if device == "cpu" and not tiny:
+        figures = on_cpu(rounds, images, n, seconds)
+    else:
+        figures = on_accelerator(torch.device(device), rounds, n, batch_size, tiny, steps)
+    if out:
+        out.write_text(json.dumps({"device": name, "torch": torch.__version__} | figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
