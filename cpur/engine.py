@@ -172,7 +172,7 @@ def certify_images(job: Job, indices: Iterable[int]) -> Iterator[dict[str, Any]]
         return Sampler(job.base_classifier, job.data.num_classes, config.sigma, config.seed, config.batch_size)
 
     alone = torch.device(config.device).type != "cpu"
-    for done in sampler().run(tasks()) if alone else _side_by_side(sampler, tasks(), workers(config.device)):
+    for done in sampler().run(tasks()) if alone else side_by_side(sampler, tasks(), workers(config.device)):
         yield row(done.index, job.data[done.index][1], plan, done.result, done.seconds)
 
 
@@ -181,7 +181,7 @@ def workers(device: str) -> int:
     return THREADS if torch.device(device).type == "cpu" else 1
 
 
-def _side_by_side(sampler: Callable[[], Sampler], tasks: Iterator[Task], count: int) -> Iterator[Any]:
+def side_by_side(sampler: Callable[[], Sampler], tasks: Iterator[Task], count: int) -> Iterator[Any]:
     """Runs ``count`` samplers, each in a thread of its own with one torch thread, on tasks that they share."""
     results: queue.SimpleQueue = queue.SimpleQueue()
     lock = threading.Lock()

@@ -8,8 +8,8 @@ floating-point addition can tell the image from the noise (Voracek & Hein 2023; 
 """
 
 import hashlib
-import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -61,34 +61,40 @@ def from_lattice(k: Tensor) -> Float[Tensor, "..."]:
     return k.float() / LATTICE
 
 
-def lattice_noise(key: NoiseKey, block: int, shape: tuple[int, ...], sigma: float, device: torch.device) -> Tensor:
-    """One block of :math:`m = \\mathrm{round}(\\sigma e/h)`, int64, of shape ``(BLOCK, *shape)``.
+def lattice_noise(key: NoiseKey, blocks: range, shape: tuple[int, ...], sigma: float, device: torch.device) -> Tensor:
+    """Some blocks of :math:`m = \\mathrm{round}(\\sigma e/h)`, int64, of shape ``(len(blocks) * BLOCK, *shape)``.
 
     NumPy's Philox on the CPU (and for MPS, which has no float64), torch's generator on CUDA.
     """
     if device.type == "cuda":
-        generator = torch.Generator(device).manual_seed(key.torch_seed(block))
-        e = torch.randn((BLOCK, *shape), generator=generator, device=device, dtype=torch.float64)
-        return (e * (sigma * LATTICE)).round().long()
-    e = key.philox(block).standard_normal((BLOCK, *shape))
-    return torch.from_numpy(np.rint(e * (sigma * LATTICE)).astype(np.int64)).to(device)
+        e = torch.empty((len(blocks), BLOCK, *shape), device=device, dtype=torch.float64)
+        for part, block in zip(e, blocks, strict=True):
+            part.normal_(generator=torch.Generator(device).manual_seed(key.torch_seed(block)))
+        return e.mul_(sigma * LATTICE).round_().long().flatten(0, 1)
+    e = np.empty((len(blocks), BLOCK, *shape))
+    for part, block in zip(e, blocks, strict=True):
+        key.philox(block).standard_normal(out=part)
+    e *= sigma * LATTICE
+    return torch.from_numpy(np.rint(e, out=e).astype(np.int64)).flatten(0, 1).to(device)
 
 
 class NoiseStream:
     """The draws of one key, in order: draw i depends on the key and on i alone, however many are taken at once."""
 
     def __init__(self, key: NoiseKey, shape: tuple[int, ...], sigma: float, device: torch.device) -> None:
-        self._blocks = (lattice_noise(key, block, shape, sigma, device) for block in itertools.count())
+        self._blocks = partial(lattice_noise, key, shape=shape, sigma=sigma, device=device)
+        self._drawn = 0
         self._ready = torch.empty((0, *shape), dtype=torch.int64, device=device)
 
     def take(self, count: int) -> Tensor:
         """The next ``count`` draws, int64 lattice points of shape ``(count, *shape)``."""
-        parts = [self._ready]
-        while (missing := count - sum(map(len, parts))) > 0:
-            parts.extend(itertools.islice(self._blocks, -(-missing // BLOCK)))
-        drawn = torch.cat(parts)
-        self._ready = drawn[count:]
-        return drawn[:count]
+        missing = -(-max(0, count - len(self._ready)) // BLOCK)
+        if missing:
+            drawn = self._blocks(blocks=range(self._drawn, self._drawn + missing))
+            self._ready = torch.cat([self._ready, drawn])
+            self._drawn += missing
+        taken, self._ready = self._ready[:count], self._ready[count:]
+        return taken
 
 
 def noisy_images(x: Float[Tensor, "c h w"], sigma: float, n: int, key: NoiseKey) -> Float[Tensor, "n c h w"]:

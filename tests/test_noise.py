@@ -51,7 +51,7 @@ def test_every_word_of_the_key_arrives_whole():
 
 def test_pinned_values():
     """The noise is part of every record: a change is a new NOISE_VERSION and a minor version of cpur."""
-    m = lattice_noise(NoiseKey(0, "estimation", 0), 0, (1, 2, 2), 0.5, CPU)
+    m = lattice_noise(NoiseKey(0, "estimation", 0), range(1), (1, 2, 2), 0.5, CPU)
     assert m.shape == (BLOCK, 1, 2, 2)
     assert m[0].flatten().tolist() == PINNED
 
@@ -68,14 +68,14 @@ def test_noisy_image_is_a_function_of_the_integer_sum():
         points = (noisy.double() * LATTICE).round().long()
         assert torch.equal(from_lattice(points), noisy)
         key = NoiseKey(0, "estimation", 3)
-        blocks = torch.cat([lattice_noise(key, b, x.shape, 0.5, CPU) for b in range(5)])[:300]
+        blocks = lattice_noise(key, range(5), x.shape, 0.5, CPU)[:300]
         assert torch.equal(points, to_lattice(x) + blocks)
 
 
 def millions(sigma, blocks, purpose, shape=(125, 125)):
     """Draws in blocks of a million, each under an image of its own."""
     for image in range(blocks):
-        yield lattice_noise(NoiseKey(7, purpose, image), 0, shape, sigma, CPU).flatten().numpy()
+        yield lattice_noise(NoiseKey(7, purpose, image), range(1), shape, sigma, CPU).flatten().numpy()
 
 
 def exact_law(edges, s):
