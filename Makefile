@@ -37,7 +37,7 @@ certify: $(READY)
 	echo "certify: $$(( $$(date +%s) - start )) s"
 
 # jaxtyping checks the shapes of the tensor functions at every call the tests make. cpur.config checks its own values.
-SHAPES = cpur.checkpoints,cpur.classifiers,cpur.data,cpur.noise,cpur.pretrain,cpur.purifiers,cpur.schedules,cpur.smooth
+SHAPES = cpur.arithmetic,cpur.checkpoints,cpur.classifiers,cpur.data,cpur.noise,cpur.pretrain,cpur.purifiers,cpur.sampling,cpur.schedules,cpur.smooth
 test: $(READY)
 	@$(BIN)/python -m pytest --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
 

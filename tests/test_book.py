@@ -1,6 +1,7 @@
 """The book: pages that are run when stale, and the literal build."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import nbformat
 import pytest
 import yaml
 
+from cpur import cli
 from cpur.book import Page, read_pages
 from cpur.paths import root
+from cpur.records import LOOKS
 
 
 def notebook(path, source):
@@ -98,3 +101,36 @@ def test_the_book_builds_without_warnings(tmp_path):
         assert "<h1>" in text
         assert "Traceback" not in text
     assert "Cohen" in (html / "references.html").read_text()
+
+
+def test_the_page_of_records_names_every_key():
+    page = (root() / "book/records.md").read_text()
+    for file in sorted((root() / "records").glob("*.jsonl")):
+        header, line = (json.loads(text) for text in file.read_text().splitlines()[:2])
+        for key in (*header, *header["identity"], *header["hardware"], *line):
+            assert f"`{key}`" in page, key
+    assert f"`{LOOKS}`" in page
+    named = re.search(r'load_record\("(.+)"\)', page).group(1)
+    assert (root() / named).is_file()
+
+
+def test_the_page_of_plans_shows_what_the_command_prints(capsys):
+    cli.plan()
+    assert capsys.readouterr().out == (root() / "book/assets/plan.txt").read_text()
+
+
+def test_commands_in_the_pages_are_commands():
+    for page in ("plans", "records", "scale", "own-classifier"):
+        text = (root() / f"book/{page}.md").read_text()
+        for name in re.findall(r"(?:^|-- |`)cpur ([a-z]+)", text, re.M):
+            assert name in {command.__name__ for command in cli.COMMANDS}, name
+
+
+def test_python_of_the_page_on_classifiers(monkeypatch):
+    """Its second code block, literally."""
+    text = (root() / "book/own-classifier.md").read_text()
+    monkeypatch.syspath_prepend(root() / "book/examples")
+    namespace = {}
+    exec(re.search(r"```python\n(.+?)```", text, re.S).group(1), namespace)
+    assert namespace["radius"] >= 0
+    assert namespace["prediction"] in {-1, *range(10)}

@@ -14,7 +14,11 @@ from cpur.paths import root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 SMALL = {"n": 200, "n0": 20, "num_images": 4, "batch_size": 50}
-RUNS = {"certify": [SMALL], "compare": [{}], "pretrain": [{}, {"train": True, "effort": 0.002}]}
+RUNS = {
+    "certify": [SMALL, SMALL | {"plan": "sequential", "purifier": "none"}],
+    "compare": [{}],
+    "pretrain": [{}, {"train": True, "effort": 0.002}],
+}
 
 
 def run(name, out, **parameters):
@@ -61,8 +65,8 @@ def test_parameters_are_the_fields_of_the_configuration():
     assert list(namespace["__annotations__"]) == list(fields)
     source = (root() / "cpur/config.py").read_text()
     for line in cell.source.splitlines():
-        # With its comment; papermill's --help-notebook cannot read `str | None`.
-        assert line.replace('"Optional[str]"', "str | None") in source
+        # With its comment; papermill's --help-notebook cannot read `str | None` or `tuple[float, ...]`.
+        assert line.replace('"Optional[str]"', "str | None").replace(": tuple ", ": tuple[float, ...] ") in source
 
 
 def test_help_describes_every_parameter():
