@@ -41,7 +41,7 @@ class CertifyConfig:
     subset: str | None = None  # every-K takes every K-th test image; None takes them in order
     purifier: str = "onestep-edm"  # none, onestep-ddpm, onestep-edm, pf-ode or consistency
     checkpoint: str | None = None  # purifier checkpoint, a folder; None takes the embedded one
-    classifier: str = "digits-cnn"  # classifier: digits-cnn, or a function module:function that makes one
+    classifier: str = "digits-cnn"  # digits-cnn, or a function module:function that makes one
     classifier_checkpoint: str | None = None  # its checkpoint; None takes the embedded one
     sigma: float = 0.5  # standard deviation of the smoothing noise; pixels are in [0, 1]
     n0: int = 100  # noise samples that select the class

@@ -85,7 +85,7 @@ def test_bad_pages(tmp_path, rejected):
 
 def test_the_book_builds_without_warnings(tmp_path):
     """The literal command, in a copy of the sources, warnings as errors; pages that are run already are reused."""
-    for name in ("book", "_config.yml", "_toc.yml"):
+    for name in ("book", "benchmarks", "_config.yml", "_toc.yml"):
         source = root() / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
@@ -96,7 +96,7 @@ def test_the_book_builds_without_warnings(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     html = tmp_path / "_build/html"
-    for page in ("intro", "references", "pages/pretrain", "pages/digits-s0.5"):
+    for page in ("intro", "references", "plans", "records", "scale", "own-classifier", "pages/digits-s0.5"):
         text = (html / f"{page}.html").read_text()
         assert "<h1>" in text
         assert "Traceback" not in text

@@ -112,7 +112,7 @@ def test_a_killed_notebook_goes_on_where_it_stopped(tmp_path):
     (file,) = tmp_path.glob("*.jsonl")
     assert file.read_bytes().startswith(kept)
     rows = [json.loads(line)["index"] for line in file.read_text().splitlines()[1:]]
-    assert rows == list(range(200))
+    assert sorted(rows) == list(range(200))  # two samplers finish out of order; each image once
     assert len(load_record(file)[1]) == 200
 
 
