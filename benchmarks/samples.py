@@ -1,7 +1,7 @@
 """What plan `sequential` saves, and what it costs, against fixed n = 100,000: ``python benchmarks/samples.py``.
 
 Simulated on top-class probabilities of published logs where they lie beside the project, else on Beta mixtures of
-their kind; and, with ``--digits``, on real digits: both plans in one run, on the same stream of noise.
+their kind; and, with ``--digits-images``, on real digits: both plans in one run, on the same stream of noise.
 """
 
 import json
@@ -96,6 +96,37 @@ def digits(images: int, sigma: float, purifier: str) -> dict:
     }
 
 
+def report(figures: dict) -> str:
+    """The figures as text."""
+    simulated = figures["simulated"]
+    lines = [
+        f"n0 = {N0}, n = {N:,}, alpha = {ALPHA}; {figures['runs']} simulated runs of each image",
+        " " * 31 + "lost points of certified accuracy at eps",
+        f"{'set':14} {'samples':>7} {'fewer':>6}  " + "".join(f"{epsilon:>8g}" for epsilon in EPSILONS),
+    ]
+    for row in simulated:
+        lost = "".join(f"{value:8.3f}" for value in row["lost_points"])
+        lines.append(f"{row['set']:14} {row['samples']:7,.0f} {row['times_fewer']:6.2f}  {lost}")
+    lines.append(f"standard error of a loss: at most {max(max(row['lost_standard_error']) for row in simulated):.3f}")
+    pooled = ", ".join(row["set"] for row in pool(simulated))
+    lines.append(f"pooled over {pooled}:\n{figures['pooled_times_fewer']:.2f} times fewer samples")
+    if row := figures.get("digits"):
+        lines.append(
+            f"\n{row['images']} digits, sigma = {row['sigma']:g}, {row['purifier']}, {row['samplers']} samplers"
+        )
+        lines.append(f"on {row['device']}; certified accuracy in percent at the same eps")
+        for plan in ("sequential", "fixed"):
+            accuracy = "".join(f"{value:6.1f}" for value in row[plan]["certified_accuracy"])
+            lines.append(f"{plan:10} {row[plan]['samples']:>10,} samples {row[plan]['seconds']:6.1f} s {accuracy}")
+        lines.append(f"{row['times_fewer']:.2f} times fewer samples, {row['times_faster']:.2f} times the speed")
+    return "\n".join(lines)
+
+
+def pool(simulated: list[dict]) -> list[dict]:
+    """The published logs among the sets; all of them where there are none."""
+    return [row for row in simulated if row["set"].startswith("cohen")] or simulated
+
+
 def main(runs: int = 400, digits_images: int = 0, sigma: float = 0.5, out: Path | None = None) -> None:
     """Simulates the plans, and runs both on digits.
 
@@ -103,30 +134,17 @@ def main(runs: int = 400, digits_images: int = 0, sigma: float = 0.5, out: Path 
         runs: simulated runs an image.
         digits_images: test digits that both plans certify for real; 0 leaves them out.
         sigma: standard deviation of the noise on the digits.
-        out: file that the figures are written to, as JSON.
+        out: file that the figures are written to, as JSON, and what is printed beside it as text.
     """
     simulated = [compare(name, given, runs) for name, given in probability_sets().items()]
-    print(f"n0 = {N0}, n = {N:,}, alpha = {ALPHA}, epsilons {EPSILONS}, {runs} runs an image")
-    print(f"{'set':16} {'samples an image':>18} {'times fewer':>12}   certified accuracy lost, points (standard error)")
-    for row in simulated:
-        lost = "  ".join(
-            f"{v:.3f} ({s:.3f})" for v, s in zip(row["lost_points"], row["lost_standard_error"], strict=True)
-        )
-        print(f"{row['set']:16} {row['samples']:18,.0f} {row['times_fewer']:12.2f}   {lost}")
-    published = [row for row in simulated if row["set"].startswith("cohen")] or simulated
-    pooled = (N0 + N) / np.mean([row["samples"] for row in published])
-    print(f"pooled over {', '.join(row['set'] for row in published)}: {pooled:.2f} times fewer samples")
+    pooled = (N0 + N) / np.mean([row["samples"] for row in pool(simulated)])
     figures = {"runs": runs, "simulated": simulated, "pooled_times_fewer": pooled}
     if digits_images:
-        figures["digits"] = row = digits(digits_images, sigma, "onestep-edm")
-        print(f"{digits_images} digits, sigma = {sigma:g}, onestep-edm, {row['samplers']} samplers, {row['device']}:")
-        for plan in ("sequential", "fixed"):
-            print(f"  {plan:10} {row[plan]['samples']:>12,} samples {row[plan]['seconds']:>8} s", end="")
-            print(f"   certified accuracy {row[plan]['certified_accuracy']}")
-        print(f"  {row['times_fewer']:.2f} times fewer samples, {row['times_faster']:.2f} times the speed,", end=" ")
-        print(f"lost {row['lost_points']} points; one stream: {row['same_stream']}")
+        figures["digits"] = digits(digits_images, sigma, "onestep-edm")
+    print(report(figures))
     if out:
         out.write_text(json.dumps(figures, indent=1) + "\n")
+        out.with_suffix(".txt").write_text(report(figures) + "\n")
 
 
 if __name__ == "__main__":

@@ -126,24 +126,33 @@ def on_cpu(rounds: int, images: int, n: int, seconds: float) -> dict:
     rates = {}
     for threads, contender in ((1, engine), (THREADS, all_cores)):
         torch.set_num_threads(threads)
-        timed = paired(rounds, naive=lambda: naive(*pipeline), engine=lambda run=contender: run(*pipeline))
-        print(
-            f"{threads} threads: naive {np.median(timed['naive']):,.0f}, engine {np.median(timed['engine']):,.0f}",
-            end="",
+        rates[str(threads)] = paired(
+            rounds, naive=lambda: naive(*pipeline), engine=lambda run=contender: run(*pipeline)
         )
-        print(f" samples/s; engine / naive = {ratio(timed, 'engine', 'naive')} over {rounds} rounds")
-        rates[f"threads {threads}"] = timed
     scaling = paired(rounds, one=lambda: processes(1, seconds), two=lambda: processes(2, seconds))
-    one, two = np.median(scaling["one"]), np.median(scaling["two"])
-    print(f"processes of one thread: one {one:,.0f}, two {two:,.0f} samples/s", end="")
-    print(f"; two / one = {ratio(scaling, 'two', 'one')}")
     torch.set_num_threads(1)
     votes = torch.zeros(250, 10)
     alone = max(engine(lambda x: votes, data[:1], 10 * n, 250, 10) for _ in range(3))
-    share = np.median(rates["threads 1"]["engine"]) / alone
-    print(f"without a network one sampler draws and counts {alone:,.0f} samples/s: {share:.1%} of its time. The rest")
-    print("is the network's arithmetic; two processes compete for the memory and the clock of one chip")
-    return {"rates": rates, "processes": scaling, "without_network": alone, "n": n, "images": images}
+    return {"threads": rates, "processes": scaling, "without_network": alone, "n": n, "images": images}
+
+
+def report_cpu(figures: dict) -> str:
+    """The figures of the digits pipeline as text."""
+    lines = [f"{figures['device']}, {figures['images']} digits a round, n = {figures['n']:,}; samples a second"]
+    for threads, rates in figures["threads"].items():
+        naive_rate, engine_rate = (np.median(rates[name]) for name in ("naive", "engine"))
+        lines.append(f"threads {threads}: naive {naive_rate:8,.0f}, engine {engine_rate:8,.0f}, engine / naive")
+        lines[-1] += f" {ratio(rates, 'engine', 'naive')}"
+    scaling = figures["processes"]
+    one, two = np.median(scaling["one"]), np.median(scaling["two"])
+    lines.append(f"processes: one {one:8,.0f}, two {two:11,.0f}, two / one {ratio(scaling, 'two', 'one'):>21}")
+    share = np.median(figures["threads"]["1"]["engine"]) / figures["without_network"]
+    lines.append(
+        f"without a network one sampler draws and counts {figures['without_network']:,.0f}: {share:.1%} of its"
+    )
+    lines.append("time; the rest is the network's arithmetic, for which two processes share the")
+    lines.append("memory and the clock of one chip")
+    return "\n".join(lines)
 
 
 def large(tiny: bool) -> tuple[BaseClassifier, tuple[int, ...], int]:
@@ -211,9 +220,6 @@ def on_accelerator(device: torch.device, rounds: int, n: int, batch_size: int, t
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         base(images[:1])
     flop = counter.get_total_flops()
-    print(
-        f"{count_parameters(base) / 1e6:.1f}M parameters, {flop / 1e9:.2f} GFLOP a sample, {device_name(str(device))}"
-    )
     images, base = images.to(device), base.to(device)
     contenders = {"naive": lambda: naive(base, images, n, batch_size, classes)}
     for step in steps:
@@ -221,15 +227,20 @@ def on_accelerator(device: torch.device, rounds: int, n: int, batch_size: int, t
         contenders[step] = lambda computed=computed: engine(computed, images, n, batch_size, classes)
     rates = paired(rounds, **contenders)
     peaks = {number: matrix_peak(device, number, tiny) for number in ("float32", "tf32", "bfloat16")}
-    for step in steps:
-        peak = peaks[step.split("+")[0]]
-        share = np.median(rates[step]) * flop / peak
-        print(
-            f"{step:34} {np.median(rates[step]):12,.1f} samples/s, {ratio(rates, step, 'naive')} times the naive",
-            end="",
-        )
-        print(f" loop, {share:.0%} of {peak / 1e12:.2f} TFLOP/s")
-    return {"flop": flop, "rates": rates, "peaks": peaks, "n": n, "batch_size": batch_size}
+    parameters = count_parameters(base)
+    return {"parameters": parameters, "flop": flop, "rates": rates, "peaks": peaks, "n": n, "batch_size": batch_size}
+
+
+def report_accelerator(figures: dict) -> str:
+    """The figures of the large pipeline as text."""
+    rates, flop = figures["rates"], figures["flop"]
+    lines = [f"{figures['device']}: {figures['parameters'] / 1e6:.1f}M parameters, {flop / 1e9:.2f} GFLOP a sample"]
+    for step in rates:
+        peak = figures["peaks"][step.split("+")[0] if step != "naive" else "float32"]
+        rate = np.median(rates[step])
+        lines.append(f"{step:34} {rate:10,.1f} samples/s, {ratio(rates, step, 'naive'):>20} times the naive loop,")
+        lines[-1] += f" {rate * flop / peak:.0%} of {peak / 1e12:.2f} TFLOP/s"
+    return "\n".join(lines)
 
 
 def main(
@@ -254,15 +265,19 @@ def main(
         batch_size: batch of the large pipeline.
         tiny: the large pipeline with small networks, on any device.
         steps: settings of the large pipeline.
-        out: file that the figures are written to, as JSON.
+        out: file that the figures are written to, as JSON, and what is printed beside it as text.
     """
-    name = device_name(device)
+    figures = {"device": device_name(device), "torch": torch.__version__}
     if device == "cpu" and not tiny:
-        figures = on_cpu(rounds, images, n, seconds)
+        figures |= on_cpu(rounds, images, n, seconds)
+        text = report_cpu(figures)
     else:
-        figures = on_accelerator(torch.device(device), rounds, n, batch_size, tiny, steps)
+        figures |= on_accelerator(torch.device(device), rounds, n, batch_size, tiny, steps)
+        text = report_accelerator(figures)
+    print(text)
     if out:
-        out.write_text(json.dumps({"device": name, "torch": torch.__version__} | figures, indent=1) + "\n")
+        out.write_text(json.dumps(figures, indent=1) + "\n")
+        out.with_suffix(".txt").write_text(text + "\n")
 
 
 if __name__ == "__main__":
