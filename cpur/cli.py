@@ -110,8 +110,8 @@ def plan(
     chosen = config.sampling_plan
     print(plan_table(chosen, StoppingRule(chosen, config.sigma, config.epsilons)).to_string(index=False))
     error, p = worst_error(chosen, GRID)
-    print(f"\nexact family-wise error: {error:.6g} at the worst of {len(GRID)} values of p (p = {p:.6g});")
-    print(f"alpha = {alpha:g} is {'kept' if error <= alpha else 'NOT KEPT'}")
+    print(f"\nexact family-wise error: {error:.6g} at the worst of {len(GRID)} values of p,")
+    print(f"p = {p:.6g}; alpha = {alpha:g} is {'kept' if error <= alpha else 'NOT KEPT'}")
     if error > alpha:
         sys.exit(1)
 
