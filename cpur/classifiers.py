@@ -99,16 +99,16 @@ def _importable(*folders: Path) -> Iterator[None]:
         sys.path[:] = before
 
 
-def classifier_hash(name: str, checkpoint: str | Path | None = None) -> str:
+def classifier_hash(name: str, checkpoint: str | Path | None = None, model: nn.Module | None = None) -> str:
     """Sixteen hexadecimal digits that change with the classifier.
 
     Of its checkpoint; or, for ``module:function``, of the model's weights and the source files of the function and of
-    the model's class.
+    the model's class. The model is loaded where it is not given.
     """
     if ":" not in name:
         choose("classifier", name, CLASSIFIERS)
         return checkpoints.checkpoint_hash(checkpoints.resolve(checkpoint, name))
-    model = load_classifier(name, checkpoint)
+    model = load_classifier(name, checkpoint) if model is None else model
     digest = hashlib.sha256(Path(inspect.getfile(type(model))).read_bytes())
     with _importable(Path.cwd(), root()):
         digest.update(Path(inspect.getfile(pkgutil.resolve_name(name))).read_bytes())

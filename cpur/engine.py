@@ -42,11 +42,17 @@ class Job:
     network_calls: int  # of the purifier, for one sample
     identity: dict[str, Any]
 
+    @property
+    def file(self) -> Path:
+        """Where its record stands, made or not."""
+        return paths.anchored(self.config.records_dir) / record_name(self.identity)
 
-def identity(config: CertifyConfig) -> dict[str, Any]:
+
+def identity(config: CertifyConfig, classifier: nn.Module | None = None) -> dict[str, Any]:
     """All that the counts of a record depend on, up to the arithmetic of a machine.
 
-    ``root`` and the order in which images are certified are not among it.
+    ``root`` and the order in which images are certified are not among it. The classifier may be given where it is
+    loaded already.
     """
     purifier = purifier_folder(config.purifier, config.checkpoint)
     return {
@@ -56,7 +62,7 @@ def identity(config: CertifyConfig) -> dict[str, Any]:
         "purifier": config.purifier,
         "purifier_hash": purifier and checkpoints.checkpoint_hash(purifier),
         "classifier": config.classifier,
-        "classifier_hash": classifier_hash(config.classifier, config.classifier_checkpoint),
+        "classifier_hash": classifier_hash(config.classifier, config.classifier_checkpoint, classifier),
         "sigma": config.sigma,
         "n0": config.n0,
         "n": config.n,
@@ -90,9 +96,10 @@ def prepare(config: CertifyConfig) -> Job:
         )
     purifier = load_purifier(config.purifier, config.checkpoint)
     classifier = load_classifier(config.classifier, config.classifier_checkpoint)
+    names = identity(config, classifier)
     base_classifier = BaseClassifier(purifier, classifier, config.sigma).to(device).eval()
     computed = Arithmetic.parse(config.precision).apply(base_classifier)
-    return Job(config, data, computed, purifier.network_calls, identity(config))
+    return Job(config, data, computed, purifier.network_calls, names)
 
 
 def header(job: Job, share: Share) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def certify_dataset(config: CertifyConfig, progress: Progress | None = None, sha
     """
     share = share or Share()
     job = prepare(config)
-    file = record_file(config)
+    file = job.file
     if parts(file) and not share.part:
         merge([*([file] if file.exists() else []), *parts(file)])
     record = Record(parts_folder(file) / f"{share.part}.jsonl" if share.part else file, header(job, share))

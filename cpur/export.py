@@ -8,7 +8,7 @@ import pandas as pd
 def tsv(frame: pd.DataFrame) -> str:
     """The columns ``idx label predict radius correct time``; -1 is an abstention, the radius is written in full.
 
-    An analysis at a radius r counts ``correct & (radius >= r)``: what :func:`cpur.tables.certified_accuracy` counts.
+    An analysis at a radius r counts ``correct & (radius >= r)``: what :func:`cpur.accuracy.certified_accuracy` counts.
     """
     log = pd.DataFrame(
         {
@@ -17,7 +17,7 @@ def tsv(frame: pd.DataFrame) -> str:
             "predict": frame.prediction,
             "radius": frame.radius,
             "correct": frame.correct.astype(int),
-            "time": [timedelta(seconds=seconds) for seconds in frame.seconds],
+            "time": [str(timedelta(seconds=seconds)) for seconds in frame.seconds],
         }
     )
-    return log.assign(time=[str(time.to_pytimedelta()) for time in log.time]).to_csv(sep="\t", index=False)
+    return log.to_csv(sep="\t", index=False)

@@ -61,7 +61,7 @@ class _Flight:
 
     def __init__(self, task: Task, sampler: "Sampler", counts: Int64[Tensor, "k"]) -> None:
         self.task = task
-        self.counts = counts  # its row of the table; the last entry counts samples without a finite largest logit
+        self.counts = counts  # its row of the table; the last entry counts logits that are not finite
         self.pixels = to_lattice(task.image)
         self._sampler = sampler
         self._draw = Draw("", 0)
@@ -177,9 +177,9 @@ class Sampler:
         sizes = [len(part) for part in parts]
         last, filled = parts[-1][-1:], sum(sizes)
         padding = last.expand(self.batch_size - filled, *last.shape[1:])
-        largest, votes = self._logits(from_lattice(torch.cat([*parts, padding])), runs).max(dim=1)  # NaN is the largest
+        logits = self._logits(from_lattice(torch.cat([*parts, padding])), runs)
         self._rows += filled
-        votes = torch.where(largest.isfinite(), votes, self.num_classes)[:filled]
+        votes = torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), self.num_classes)[:filled]
         for (flight, _), own in zip(runs, votes.split(sizes), strict=True):
             flight.counts.scatter_add_(0, own, torch.ones_like(own))
 

@@ -96,7 +96,17 @@ def test_the_book_builds_without_warnings(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     html = tmp_path / "_build/html"
-    for page in ("intro", "references", "plans", "records", "scale", "own-classifier", "pages/digits-s0.5"):
+    pages = (
+        "intro",
+        "references",
+        "plans",
+        "records",
+        "scale",
+        "own-classifier",
+        "pages/pretrain",
+        "pages/digits-s0.5",
+    )
+    for page in pages:
         text = (html / f"{page}.html").read_text()
         assert "<h1>" in text
         assert "Traceback" not in text

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import HalfSpace
-from torch import nn
 
 from cpur.errors import InputError
 from cpur.plans import StoppingRule, sequential
@@ -46,31 +45,30 @@ def test_counts_do_not_depend_on_order_or_company(alone):
     assert run(tasks(range(3, 100, 7))) == {index: alone[index] for index in range(3, 100, 7)}
 
 
-def test_batches_have_one_shape_and_are_full():
+def watched():
+    """The base classifier, and a list of the sizes of its batches."""
     sizes = []
 
-    class Watched(nn.Module):
-        def forward(self, x):
-            sizes.append(len(x))
-            return BASE(x)
+    def base(x):
+        sizes.append(len(x))
+        return BASE(x)
 
-    run(tasks(range(10)), base=Watched())
+    return sizes, base
+
+
+def test_batches_have_one_shape_and_are_full():
+    sizes, base = watched()
+    run(tasks(range(10)), base=base)
     assert set(sizes) == {50}
     assert len(sizes) == 10 * 130 // 50
 
 
 def test_small_looks_share_batches():
     """A sequential plan on many images needs hardly more batches than its samples fill."""
-    batches = []
-
-    class Watched(nn.Module):
-        def forward(self, x):
-            batches.append(len(x))
-            return BASE(x)
-
+    batches, base = watched()
     plan = sequential(20, 2000, 0.001)
     rule = StoppingRule(plan, SIGMA, (0.0, 0.25))
-    sampler = Sampler(Watched(), 2, SIGMA, 0, 100)
+    sampler = Sampler(base, 2, SIGMA, 0, 100)
     done = list(sampler.run(Task(index, image(index), certification(plan, rule)) for index in range(40)))
     samples = sum(plan.n0 + int(one.result.counts.sum()) for one in done)
     assert len(batches) * 100 < 1.1 * samples + 2000  # at the end the last images fly alone
@@ -106,19 +104,23 @@ def test_a_closed_sampler_ends():
     assert len(list(results)) < 5
 
 
-class NanFor(nn.Module):
-    """Logits that are not finite where the first pixel's lattice point says so."""
+def with_logit(value):
+    """The base classifier, with one logit of each batch replaced; NaN and inf win the vote, -inf loses it."""
 
-    def forward(self, x):
+    def base(x):
         logits = BASE(x)
-        logits[0, 0] = float("nan")
+        logits[0, 0] = float(value)
         return logits
+
+    return base
 
 
 @pytest.mark.parametrize(
     ("base", "num_classes", "match"),
     [
-        (NanFor(), 2, "not finite on image 0 at sigma 0.5: check the checkpoint"),
+        (with_logit("nan"), 2, "not finite on image 0 at sigma 0.5: check the checkpoint"),
+        (with_logit("inf"), 2, "not finite on image 0"),
+        (with_logit("-inf"), 2, "not finite on image 0"),
         (BASE, 3, r"returned shape \(50, 2\); expected \(50, 3\): check num_classes"),
         (lambda x: 1 / 0, 2, "failed on noisy copies of image 0: ZeroDivisionError: division by zero"),
         (lambda x: "cat", 2, r"returned shape \(\)"),
