@@ -9,7 +9,7 @@ import pytest
 from cpur import CertifyConfig, certify_dataset, load_record
 from cpur.accuracy import average_certified_radius, certified_accuracy, envelope, wilson
 from cpur.export import tsv
-from cpur.tables import ENVELOPE, envelope_overview, latex, markdown, overview
+from cpur.tables import ENVELOPE, envelope_overview, latex, markdown, overview, summary
 
 SMALL = CertifyConfig(purifier="none", sigma=0.25, n=400, n0=20, num_images=12, batch_size=64)
 
@@ -44,6 +44,9 @@ def test_a_sequential_record_answers_at_its_epsilons_only(folder, rejected):
         certified_accuracy(header, frame).accuracy.tolist() == certified_accuracy(fixed_header, fixed).accuracy.tolist()
     )
     assert pd.isna(average_certified_radius(header, frame))
+    shown = summary([(header, frame), (fixed_header, fixed)])
+    assert shown.n.tolist() == ["≤ 400", 400]
+    assert shown.ACR.tolist() == ["—", f"{average_certified_radius(fixed_header, fixed):.3f}"]
     with rejected("at its own epsilons"):
         certified_accuracy(header, frame, [0.15])
     assert overview([(header, frame)], [0.0, 0.2]).columns.tolist() == ["sigma", "purifier", "eps 0", "eps 0.2"]
