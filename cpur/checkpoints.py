@@ -22,7 +22,11 @@ from cpur.errors import InputError
 class DiffusersNetwork(nn.Module):
     """A raw ``diffusers.UNet2DModel``: its own pixel range and time argument, patches folded into channels.
 
-    A network with :math:`c p^2` input channels works on the image cut into patches of p x p pixels.
+    A network with :math:`c p^2` input channels works on the image cut into patches of p x p pixels. One that knows a
+    single class needs no labels: the class is the learned token of an unconditional model.
+
+    Raises:
+        InputError: a network of several classes is called without labels.
     """
 
     def __init__(self, unet: nn.Module) -> None:
@@ -33,6 +37,14 @@ class DiffusersNetwork(nn.Module):
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], labels: Tensor | None = None
     ) -> Float[Tensor, "b d h w"]:
         """The network's output, of the height and width of ``x``."""
+        classes = self.unet.config.num_class_embeds
+        if labels is None and classes:
+            if classes > 1:
+                raise InputError(
+                    f"the network is class-conditional ({classes} classes) and purification knows no class: fine-tune "
+                    "it, which turns it unconditional"
+                )
+            labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
         patch = round((self.unet.config.in_channels / x.shape[1]) ** 0.5)
         out = self.unet(pixel_unshuffle(x, patch), t, class_labels=labels, return_dict=False)[0]
         return pixel_shuffle(out, patch)

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import itertools
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+from torchvision.ops import MLP
 
 from cpur import checkpoints
 from cpur.errors import InputError, choose
-from cpur.paths import root, shown
+from cpur.paths import models, root, shown
 from cpur.purifiers import Purifier
 
 WEIGHTS = "model.safetensors"
@@ -25,24 +28,60 @@ WEIGHTS = "model.safetensors"
 class DigitsCNN(nn.Module):
     """Three convolutions and two linear layers for 8 x 8 digits; it normalises its own input."""
 
-    def __init__(self, width: int = 16, dropout: float = 0.3, num_classes: int = 10) -> None:
+    def __init__(self, width: int = 16, dropout: float = 0.3, num_classes: int = 10, hidden: int = 128) -> None:
         super().__init__()
-        self.settings = {"width": width, "dropout": dropout, "num_classes": num_classes}
-        self.num_classes = num_classes
+        self.settings = {"width": width, "dropout": dropout, "num_classes": num_classes, "hidden": hidden}
         self.layers = nn.Sequential(
             *_convolution(1, width),
             *_convolution(width, 2 * width, stride=2),
             *_convolution(2 * width, 2 * width),
             nn.Flatten(),
             nn.Dropout(dropout),
-            nn.Linear(2 * width * 16, 128),
+            nn.Linear(2 * width * 16, hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(128, num_classes),
+            nn.Linear(hidden, num_classes),
         )
 
     def forward(self, x: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b k"]:
         return self.layers(2 * x - 1)
+
+    def features(self, x: Float[Tensor, "b 1 8 8"]) -> list[Tensor]:
+        """The maps ``b c h w`` after each convolution."""
+        maps, x = [], 2 * x - 1
+        for layer in itertools.takewhile(lambda layer: not isinstance(layer, nn.Flatten), self.layers):
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                maps.append(x)
+        return maps
+
+    def embedding(self, x: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b d"]:
+        """The ``hidden`` features that the last layer sees."""
+        return self.layers[:-1](2 * x - 1)
+
+
+class DigitsMLP(nn.Module):
+    """Three linear layers for 8 x 8 digits."""
+
+    def __init__(self, width: int = 256, dropout: float = 0.3, num_classes: int = 10) -> None:
+        super().__init__()
+        self.settings = {"width": width, "dropout": dropout, "num_classes": num_classes}
+        self.layers = MLP(64, [width, width, num_classes], dropout=dropout)
+
+    def forward(self, x: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b k"]:
+        return self.layers((2 * x - 1).flatten(1))
+
+
+class DigitsViT(nn.Module):
+    """A small vision transformer on the 16 patches of 2 x 2 pixels of a digit."""
+
+    def __init__(self, width: int = 32, depth: int = 2, dropout: float = 0.1, num_classes: int = 10) -> None:
+        super().__init__()
+        self.settings = {"width": width, "depth": depth, "dropout": dropout, "num_classes": num_classes}
+        self.vit = VisionTransformer(8, 2, depth, 4, width, 2 * width, dropout, num_classes=num_classes)
+
+    def forward(self, x: Float[Tensor, "b 1 8 8"]) -> Float[Tensor, "b k"]:
+        return self.vit((2 * x - 1).expand(-1, 3, -1, -1))
 
 
 def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> tuple[nn.Module, ...]:
@@ -50,17 +89,17 @@ def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> tuple[
     return convolution, nn.BatchNorm2d(channels_out), nn.ReLU()
 
 
-CLASSIFIERS = {"digits-cnn": DigitsCNN}
+CLASSIFIERS = {"digits-cnn": DigitsCNN, "digits-mlp": DigitsMLP, "digits-vit": DigitsViT}
 
 
 def load_classifier(name: str = "digits-cnn", checkpoint: str | Path | None = None) -> nn.Module:
     """Loads a classifier that maps images in [0, 1] to logits, in evaluation mode.
 
     Args:
-        name: ``digits-cnn``; or ``module:function``, a function that returns an ``nn.Module``, in a module that can
-            be imported from the current folder or the repository. It is called without arguments, or with the
-            checkpoint where there is one.
-        checkpoint: for ``digits-cnn`` a folder with config.json and model.safetensors; None takes the embedded one.
+        name: ``digits-cnn``, ``digits-mlp`` or ``digits-vit``; or ``module:function``, a function that returns an
+            ``nn.Module``, in a module that can be imported from the current folder or the repository. It is called
+            without arguments, or with the checkpoint where there is one.
+        checkpoint: for a digits network a folder with config.json and model.safetensors; None takes the embedded one.
 
     Raises:
         InputError: an unknown name, or a folder or function that gives no such model.
@@ -118,7 +157,12 @@ def classifier_hash(name: str, checkpoint: str | Path | None = None, model: nn.M
     return digest.hexdigest()[:16]
 
 
-def save_classifier(model: DigitsCNN, folder: Path) -> None:
+def embedded_features(name: str) -> DigitsCNN:
+    """An embedded network trained for its features: ``digits-features``, ``digits-fid`` or ``digits-autoencoder``."""
+    return load_classifier("digits-cnn", models() / name)
+
+
+def save_classifier(model: nn.Module, folder: Path) -> None:
     """Writes config.json and model.safetensors."""
     checkpoints.write_json(folder / "config.json", model.settings)
     save_model(model, str(folder / WEIGHTS))

@@ -13,7 +13,7 @@ import torch
 
 from cpur import pretrain
 from cpur.checkpoints import count_parameters, save_network, write_json
-from cpur.classifiers import BaseClassifier, load_classifier, save_classifier
+from cpur.classifiers import BaseClassifier, DigitsCNN, DigitsMLP, DigitsViT, load_classifier, save_classifier
 from cpur.data import ImageSet, load_dataset
 from cpur.progress import bar
 from cpur.purifiers import Purifier
@@ -35,6 +35,20 @@ WHAT = {
     "digits-ddpm": "Discrete diffusion model, cosine schedule with 4,000 steps, predicts the noise.",
     "digits-edm": "EDM denoiser: the posterior mean at any noise level.",
     "digits-consistency": "Consistency model, tuned from `digits-edm` by Easy Consistency Tuning.",
+    "digits-mlp": "Three linear layers, trained as `digits-cnn`.",
+    "digits-vit": "Vision transformer on patches of 2 x 2 pixels, trained as `digits-cnn`.",
+    "digits-features": "The loss network: its features make the loss `features`. Trained as `digits-cnn`, but wider.",
+    "digits-fid": "The network of FID and KID, with 64 features. Trained as `digits-cnn`, but wider.",
+    "digits-autoencoder": "Encoder of a denoising autoencoder with a code of 16 numbers; it never saw a label.",
+}
+
+# How the networks that classify are made and trained.
+CLASSIFIERS = {
+    "digits-cnn": (DigitsCNN, pretrain.CLASSIFIER),
+    "digits-mlp": (DigitsMLP, pretrain.CLASSIFIER),
+    "digits-vit": (DigitsViT, pretrain.VIT),
+    "digits-features": (partial(DigitsCNN, width=24), pretrain.CLASSIFIER),
+    "digits-fid": (partial(DigitsCNN, width=20, hidden=64), pretrain.CLASSIFIER),
 }
 
 
@@ -47,20 +61,30 @@ class Workshop:
     effort: float = 1.0
 
     def make_all(self) -> None:
-        """Trains all four models, two at a time, each on one thread."""
+        """Trains all models, two at a time, each on one thread."""
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             pool.submit(self.classifier).result()
-            for job in [pool.submit(self.edm_and_consistency), pool.submit(self.ddpm)]:
+            jobs = [pool.submit(self.edm_and_consistency), pool.submit(self.ddpm), pool.submit(self.encoder)]
+            for job in jobs + [pool.submit(self.classifier, name) for name in CLASSIFIERS if name != "digits-cnn"]:
                 job.result()
 
-    def classifier(self) -> None:
-        """Trains and writes the classifier."""
-        start, recipe = time.perf_counter(), self._scaled(pretrain.CLASSIFIER)
-        trained = pretrain.train_classifier(_digits(), recipe, self.seed, _bar("classifier"))
-        save_classifier(trained.model, self._created("digits-cnn"))
+    def classifier(self, name: str = "digits-cnn") -> None:
+        """Trains and writes a classifier."""
+        make, recipe = CLASSIFIERS[name]
+        start, recipe = time.perf_counter(), self._scaled(recipe)
+        trained = pretrain.train_classifier(_digits(), recipe, self.seed, _bar(name), make)
+        save_classifier(trained.model, self._created(name))
         right = {split: _accuracy(trained.model, load_dataset("digits", split)) for split in ("val", "test")}
         figures = "Clean accuracy: {val:.1%} of the 200 validation images, {test:.1%} of the 500 test images."
-        self._describe("digits-cnn", trained, recipe, start, figures.format(**right))
+        self._describe(name, trained, recipe, start, figures.format(**right))
+
+    def encoder(self) -> None:
+        """Trains and writes the encoder of an autoencoder."""
+        start, recipe = time.perf_counter(), self._scaled(pretrain.AUTOENCODER)
+        trained = pretrain.train_encoder(_digits(), recipe, self.seed, _bar("autoencoder"))
+        save_classifier(trained.model, self._created("digits-autoencoder"))
+        error = f"Mean squared error of the last stretch of training: {trained.history.loss.iloc[-1]:.4f}."
+        self._describe("digits-autoencoder", trained, recipe, start, error)
 
     def ddpm(self) -> None:
         """Trains and writes the DDPM."""

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.ops import MLP
 
 from cpur.checkpoints import DiffusersNetwork
 from cpur.classifiers import DigitsCNN
@@ -45,6 +46,8 @@ DDPM = Recipe(steps=14_000, lr=3e-3)
 EDM = Recipe(steps=9000, lr=3e-3)
 CONSISTENCY = Recipe(steps=5000, lr=5e-4, ema=0.998, optimizer=torch.optim.RAdam)
 CLASSIFIER = Recipe(steps=1400, lr=4e-3, batch_size=64, ema=0.99, optimizer=torch.optim.AdamW)
+VIT = replace(CLASSIFIER, steps=4000, lr=2e-3)
+AUTOENCODER = replace(CLASSIFIER, steps=2000)
 
 
 def new_network() -> DiffusersNetwork:
@@ -163,7 +166,7 @@ def _column(t: Tensor) -> Tensor:
     return t.view(-1, 1, 1, 1)
 
 
-def classifier_loss(model: DigitsCNN, data: ImageSet) -> Loss:
+def classifier_loss(model: nn.Module, data: ImageSet) -> Loss:
     r"""Cross-entropy on mixed pairs of slightly turned, scaled and shifted images; no noise.
 
     Mixing (Zhang et al. 2018) teaches the classifier what lies between two images, where a posterior mean is.
@@ -175,6 +178,16 @@ def classifier_loss(model: DigitsCNN, data: ImageSet) -> Loss:
         weight, other = torch.rand(len(batch), 1), torch.randperm(len(batch))
         images = torch.lerp(images[other], images, _column(weight))
         return F.cross_entropy(model(images), torch.lerp(target[other], target, weight))
+
+    return loss
+
+
+def autoencoder_loss(model: nn.Module, images: Tensor, std: float = 0.1) -> Loss:
+    r"""Denoising without labels: :math:`E\,\lVert g(x + s e) - x\rVert^2` on jittered images."""
+
+    def loss(batch: Tensor, progress: float) -> Tensor:
+        x = _jitter(images[batch])
+        return F.mse_loss(model(x + std * torch.randn_like(x)), x)
 
     return loss
 
@@ -209,10 +222,15 @@ def fit(module: nn.Module, loss: Loss, count: int, recipe: Recipe, progress=None
         cosine.step()
         average.update_parameters(module)
         losses.append(value.detach())
-    history = pd.DataFrame({"step": range(1, recipe.steps + 1), "loss": torch.stack(losses).tolist()})
-    stretch = max(1, recipe.steps // 100)
-    history = history.groupby((history.step - 1) // stretch).agg({"step": "max", "loss": "mean"})
-    return average.module.eval(), history
+    return average.module.eval(), stretches(pd.DataFrame({"loss": torch.stack(losses).tolist()}))
+
+
+def stretches(losses: pd.DataFrame) -> pd.DataFrame:
+    """The losses of every step, averaged over 100 stretches of training, with the last ``step`` of each."""
+    stretch = max(1, len(losses) // 100)
+    step = pd.Series(range(1, len(losses) + 1), name="step")
+    grouped = losses.groupby(losses.index // stretch)
+    return pd.concat([step.groupby(step.index // stretch).max(), grouped.mean()], axis=1)
 
 
 @dataclass(frozen=True)
@@ -230,11 +248,22 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def train_classifier(data: ImageSet, recipe: Recipe = CLASSIFIER, seed: int = 0, progress=None) -> Trained:
-    """Trains the off-the-shelf classifier on clean images."""
+def train_classifier(
+    data: ImageSet, recipe: Recipe = CLASSIFIER, seed: int = 0, progress=None, make: Callable[[], nn.Module] = DigitsCNN
+) -> Trained:
+    """Trains an off-the-shelf classifier, which ``make`` makes, on clean images."""
     with _seeded(seed):
-        model = DigitsCNN()
+        model = make()
         return Trained(*fit(model, classifier_loss(model, data), len(data), recipe, progress))
+
+
+def train_encoder(data: ImageSet, recipe: Recipe = AUTOENCODER, seed: int = 0, progress=None) -> Trained:
+    """Trains an autoencoder with a code of 16 numbers, and returns its encoder: features that know no label."""
+    with _seeded(seed):
+        encoder, decoder = DigitsCNN(num_classes=16), MLP(16, [128, data.images[0].numel()])
+        model = nn.Sequential(encoder, decoder, nn.Unflatten(1, data.shape))
+        average, history = fit(model, autoencoder_loss(model, data.images), len(data), recipe, progress)
+        return Trained(average[0], history)
 
 
 def train_ddpm(data: ImageSet, recipe: Recipe = DDPM, seed: int = 0, progress=None) -> Trained:
