@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "CertifyConfig": "config",
+    "FinetuneConfig": "recipes",
     "InputError": "errors",
     "Smooth": "smooth",
     "certify_dataset": "engine",

@@ -25,9 +25,13 @@ LOOKS = "looks"  # the one more key of a line whose plan looks more than once
 
 def record_name(identity: dict[str, Any]) -> str:
     """``<dataset>-<purifier>-s<sigma>-<hash8>.jsonl``; the hash covers all that the counts depend on."""
+    return f"{identity['dataset']}-{identity['purifier']}-s{identity['sigma']:g}-{hash8(identity)}.jsonl"
+
+
+def hash8(identity: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of the SHA-256 of an identity."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    hash8 = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{identity['dataset']}-{identity['purifier']}-s{identity['sigma']:g}-{hash8}.jsonl"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def row(index: int, label: int, plan: Plan, certificate: Certificate, seconds: float) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Every notebook, run by papermill with small parameters, as a reader runs it."""
 
 import dataclasses
+import inspect
 import json
+import re
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import nbformat
 import papermill
 import pytest
 
-from cpur import CertifyConfig, load_record
+from cpur import CertifyConfig, FinetuneConfig, load_record
 from cpur.paths import root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
@@ -17,13 +19,14 @@ SMALL = {"n": 200, "n0": 20, "num_images": 4, "batch_size": 50}
 RUNS = {
     "certify": [SMALL, SMALL | {"plan": "sequential", "purifier": "none"}],
     "compare": [{}],
+    "finetune": [{"steps": 3, "batch_size": 16, "n": 100, "num_images": 4, "train": "both"}],
     "pretrain": [{}, {"train": True, "effort": 0.002}],
 }
 
 
-def run(name, out, **parameters):
+def run(name, target, **parameters):
     notebook = root() / "notebooks" / f"{name}.ipynb"
-    return papermill.execute_notebook(notebook, out, parameters, progress_bar=False, cwd=out.parent)
+    return papermill.execute_notebook(notebook, target, parameters, progress_bar=False, cwd=target.parent)
 
 
 def papermill_cli(*arguments, **options):
@@ -34,7 +37,12 @@ def papermill_cli(*arguments, **options):
 @pytest.mark.parametrize("name", [notebook.stem for notebook in NOTEBOOKS])
 def test_notebook_runs(name, tmp_path):
     for number, parameters in enumerate(RUNS[name]):
-        folders = {"certify": {"records_dir": str(tmp_path / "records")}, "pretrain": {"models_dir": str(tmp_path)}}
+        records = {"records_dir": str(tmp_path / "records")}
+        folders = {
+            "certify": records,
+            "finetune": records | {"out": str(tmp_path / "out")},
+            "pretrain": {"models_dir": str(tmp_path)},
+        }
         extra = folders.get(name, {})
         done = run(name, tmp_path / f"{number}.ipynb", **parameters, **extra)
         assert all(cell.get("outputs") is not None for cell in done.cells if cell.cell_type == "code")
@@ -55,23 +63,30 @@ def test_notebook_is_committed_clean(notebook):
         assert "  # " in line, f"{line} has no comment"
 
 
-def test_parameters_are_the_fields_of_the_configuration():
-    cells = nbformat.read(root() / "notebooks/certify.ipynb", as_version=4).cells
+CONFIGURED = {"certify": CertifyConfig, "finetune": FinetuneConfig}
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_parameters_are_the_fields_of_the_configuration(name):
+    config = CONFIGURED[name]
+    cells = nbformat.read(root() / f"notebooks/{name}.ipynb", as_version=4).cells
     cell = next(cell for cell in cells if cell.cell_type == "code")
     namespace = {}
     exec(cell.source, namespace)
-    fields = {field.name: field.default for field in dataclasses.fields(CertifyConfig)}
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
     assert {name: namespace[name] for name in fields} == fields
     assert list(namespace["__annotations__"]) == list(fields)
-    source = (root() / "cpur/config.py").read_text()
+    source = inspect.getsource(config)
     for line in cell.source.splitlines():
         # With its comment; papermill's --help-notebook cannot read `str | None` or `tuple[float, ...]`.
-        assert line.replace('"Optional[str]"', "str | None").replace(": tuple ", ": tuple[float, ...] ") in source
+        line = re.sub(r'"Optional\[(\w+)\]"', r"\1 | None", line)
+        assert re.sub(r": tuple (.*)=", r": tuple[float, ...] \1=", line) in source
 
 
-def test_help_describes_every_parameter():
-    out = papermill_cli("--help-notebook", root() / "notebooks/certify.ipynb").stdout
-    for field in dataclasses.fields(CertifyConfig):
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_help_describes_every_parameter(name):
+    out = papermill_cli("--help-notebook", root() / f"notebooks/{name}.ipynb").stdout
+    for field in dataclasses.fields(CONFIGURED[name]):
         (line,) = [line for line in out.splitlines() if line.strip().startswith(f"{field.name}:")]
         assert "Unknown type" not in line
 

@@ -1,0 +1,213 @@
+r"""Fine-tunes a purifier, the classifier behind it, or both, on noisy images.
+
+With a clean training image x, standard normal e and a noise level :math:`\sigma` drawn for each image,
+
+.. math:: \min_\theta E\, d\big(D_\theta(x + \sigma e,\, \sigma),\, x\big), \qquad
+    \min_\phi E\, \mathrm{CE}\big(g_\phi(D_\theta(x + \sigma e,\, \sigma)),\, y\big),
+
+the first over the purifier D, for a distance d of :mod:`cpur.losses`, the second over the classifier g. No gradient
+of the second reaches the purifier. Source: Li et al. (2024), section 4.2 and algorithm 1; they do not describe how the
+classifier is fine-tuned.
+"""
+
+import copy
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cpur import checkpoints, paths
+from cpur.arithmetic import Arithmetic
+from cpur.checkpoints import DiffusersNetwork
+from cpur.classifiers import classifier_hash, load_classifier, save_classifier
+from cpur.data import load_dataset
+from cpur.errors import InputError
+from cpur.losses import load_loss
+from cpur.noise import NoiseKey
+from cpur.pretrain import stretches
+from cpur.purifiers import Purifier, load_purifier, purifier_folder
+from cpur.recipes import EVALUATION, FinetuneConfig
+from cpur.records import hash8
+
+STATE = "training.pt"
+SAVE_EVERY = 200  # steps between two states on disk
+
+
+def unconditional(network: DiffusersNetwork) -> DiffusersNetwork:
+    """A class-conditional network turned unconditional: one learned token, at first the mean class embedding.
+
+    A network without classes is returned as it is. Source: Li et al. (2024), section 5.1, for ImageNet-64.
+    """
+    embedding = network.unet.class_embedding
+    if embedding is None:
+        return network
+    network = copy.deepcopy(network)
+    token = embedding.weight.detach().mean(0, keepdim=True)
+    network.unet.class_embedding = nn.Embedding.from_pretrained(token, freeze=False)
+    network.unet.register_to_config(num_class_embeds=1)
+    return network
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What fine-tuning gave: folders for ``load_purifier`` and ``load_classifier`` (None where frozen), losses."""
+
+    purifier: Path | None
+    classifier: Path | None
+    history: pd.DataFrame
+
+
+class Finetuning:
+    """A fine-tuning run that can be interrupted and resumed, bit for bit on the CPU.
+
+    All that step i draws is keyed by (seed, i), so the state on disk needs no generator.
+
+    Raises:
+        InputError: what the configuration names is missing, or its folder holds another run.
+    """
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        self.config = config
+        self.device = checkpoints.inference_device(config.device)
+        self.data = load_dataset(config.dataset, "train", config.root)
+        self.purifier = _trainable(config).to(self.device)
+        self.classifier = load_classifier(config.classifier, config.classifier_checkpoint).to(self.device)
+        self.distance = load_loss(config.loss, config.lpips_net).to(self.device)
+        parts = {"purifier": self.purifier, "classifier": self.classifier}
+        for part in parts.values():
+            part.requires_grad_(False)
+        self.trained = nn.ModuleDict({name: parts[name].requires_grad_(True) for name in config.trains})
+        self.average = AveragedModel(self.trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        lr = {"purifier": config.lr, "classifier": config.classifier_lr}
+        groups = [{"params": list(part.parameters()), "lr": lr[name]} for name, part in self.trained.items()]
+        self.optimizer = torch.optim.RAdam(groups)
+        self.losses: list[list[float]] = []
+        self.identity = identity(config)
+        self.out = paths.anchored(config.out or f"runs/finetuned/{run_name(self.identity)}")
+        self._resume()
+
+    def run(self, progress=None) -> Finetuned:
+        """Trains up to ``steps`` and writes the averaged weights; ``progress(steps, done, total)`` wraps the loop."""
+        start, total = len(self.losses), self.config.steps
+        steps = range(start, total)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            for step in progress(steps, start, total) if progress else steps:
+                torch.manual_seed(NoiseKey(self.config.seed, "finetune", 0).torch_seed(step))
+                self.losses.append(self._step())
+                if (step + 1) % SAVE_EVERY == 0:
+                    self._save()
+        self._save()
+        return self._written()
+
+    def _step(self) -> list[float]:
+        config, data = self.config, self.data
+        batch = torch.randint(len(data), (config.batch_size,))
+        clean, labels = data.images[batch].to(self.device), data.labels[batch].to(self.device)
+        if config.flip:
+            clean = torch.where(torch.rand(len(clean), 1, 1, 1, device=self.device) < 0.5, clean.flip(-1), clean)
+        sigma = self._sigmas(len(clean))
+        noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn_like(clean)
+        self.trained.train()
+        self.optimizer.zero_grad()
+        total = torch.zeros(len(config.trains))
+        for piece in torch.arange(len(clean)).chunk(config.accumulate):
+            losses = self._losses(clean[piece], noisy[piece], sigma[piece], labels[piece])
+            share = len(piece) / len(clean)
+            (share * losses.sum()).backward()
+            total += share * losses.detach().cpu()
+        self.optimizer.step()
+        self.average.update_parameters(self.trained)
+        return total.tolist()
+
+    def _sigmas(self, count: int) -> Tensor:
+        sigmas = torch.tensor(self.config.sigmas, device=self.device)
+        if self.config.continuous:
+            return sigmas.max() * (1 - torch.rand(count, device=self.device))  # in (0, max]
+        return sigmas[torch.randint(len(sigmas), (count,), device=self.device)]
+
+    def _losses(self, clean: Tensor, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        with Arithmetic.parse(self.config.precision).active(self.device):
+            with torch.set_grad_enabled("purifier" in self.trained):
+                purified = self.purifier.denoise(noisy, sigma)
+            losses = []
+            if "purifier" in self.trained:
+                losses.append(self.distance(purified, clean).mean())
+            if "classifier" in self.trained:
+                losses.append(F.cross_entropy(self.classifier(purified.detach()), labels))
+        return torch.stack([loss.float() for loss in losses])
+
+    def _save(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {name: getattr(self, name).state_dict() for name in ("trained", "average", "optimizer")}
+        partial = self.out / (STATE + ".partial")
+        torch.save({"identity": self.identity, "losses": self.losses, **state}, partial)
+        partial.replace(self.out / STATE)
+
+    def _resume(self) -> None:
+        file = self.out / STATE
+        if not file.is_file():
+            return
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+            same = state["identity"] == self.identity and len(state["losses"]) <= self.config.steps
+        except Exception as error:  # unpickling raises many kinds
+            raise InputError(f"{paths.shown(file)} cannot be read: {error}; delete it to start anew") from error
+        if not same:
+            raise InputError(f"{paths.shown(self.out)} holds another fine-tuning run: name another folder as out")
+        for name in ("trained", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.losses = state["losses"]
+
+    def _written(self) -> Finetuned:
+        folders = dict.fromkeys(("purifier", "classifier"))
+        for name, part in self.average.module.items():
+            folders[name] = folder = self.out / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if name == "classifier":
+                save_classifier(part, folder)
+            else:
+                source = purifier_folder(self.config.purifier, self.config.checkpoint)
+                checkpoints.save_network(part.network, folder)
+                for file in ("preconditioning.json", "scheduler_config.json"):
+                    if (source / file).is_file():
+                        shutil.copy(source / file, folder)
+            checkpoints.write_json(folder / "finetune.json", self.identity | {"steps": self.config.steps})
+        columns = [{"purifier": f"{self.config.loss} distance", "classifier": "cross-entropy"}[n] for n in self.trained]
+        history = stretches(pd.DataFrame(self.losses, columns=columns))
+        history.to_csv(self.out / "history.csv", index=False, float_format="%.5g")
+        return Finetuned(**folders, history=history)
+
+
+def _trainable(config: FinetuneConfig) -> Purifier:
+    purifier = load_purifier(config.purifier, config.checkpoint)
+    if not hasattr(purifier, "network"):
+        raise InputError(
+            f"purifier {config.purifier} cannot be fine-tuned: take onestep-ddpm, onestep-edm or consistency"
+        )
+    purifier.network = unconditional(purifier.network)
+    return purifier
+
+
+def run_name(identity: dict[str, Any]) -> str:
+    """``<dataset>-<purifier>-<what is trained>-<loss>-<hash8>``."""
+    named = (identity[key] for key in ("dataset", "purifier", "train", "loss"))
+    return "-".join((*named, hash8(identity)))
+
+
+def identity(config: FinetuneConfig) -> dict[str, Any]:
+    """All that the weights depend on but the number of steps, so that a run can be made longer."""
+    source = purifier_folder(config.purifier, config.checkpoint)
+    values = asdict(config)
+    for name in ("preset", "root", "checkpoint", "classifier_checkpoint", "steps", "out", *EVALUATION):
+        del values[name]
+    return values | {
+        "sigmas": list(config.sigmas),
+        "purifier_hash": source and checkpoints.checkpoint_hash(source),
+        "classifier_hash": classifier_hash(config.classifier, config.classifier_checkpoint),
+    }

@@ -1,0 +1,120 @@
+"""The configuration of a fine-tuning run, and the presets of the paper."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cpur.arithmetic import NUMBERS
+from cpur.config import CertifyConfig, NotebookConfig, number, text
+from cpur.errors import InputError, choose
+
+BACKBONES = ("vgg", "alex", "squeeze")  # of the loss lpips
+TRAINS = {"purifier": ("purifier",), "classifier": ("classifier",), "both": ("purifier", "classifier")}
+
+EVALUATION = ("num_images", "n", "epsilons", "records_dir")  # say how a result is certified, not how it is made
+
+# What a preset sets where the configuration says None. CIFAR-10: as in the authors' released code, but for the number
+# of steps and the learning rate of the classifier, which are not published. ImageNet-64: the sigmas of the paper, the
+# rest as for CIFAR-10.
+_PAPER = {
+    "loss": "lpips",
+    "steps": 400_000,
+    "batch_size": 64,
+    "lr": 1e-4,
+    "classifier_lr": 1e-5,
+    "ema": 0.9999,
+    "flip": True,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # chosen on validation images
+    "digits": {
+        "loss": "features",
+        "sigmas": (0.25, 0.5, 1.0),
+        "steps": 2000,
+        "batch_size": 128,
+        "lr": 5e-4,
+        "classifier_lr": 1e-4,
+        "ema": 0.998,
+        "flip": False,
+    },
+    "cifar10": _PAPER | {"sigmas": (0.25, 0.5, 1.0)},
+    "imagenet64": _PAPER | {"sigmas": (0.05, 0.15, 0.25)},
+}
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(NotebookConfig):
+    """What is fine-tuned, and how.
+
+    Raises:
+        InputError: a value of the wrong type or out of range, in one sentence.
+    """
+
+    preset: str = "digits"  # digits, cifar10 or imagenet64: the values of what is None below
+    dataset: str = "digits"  # data set; its training images are used
+    root: str | None = None  # folder of the data set; digits needs none
+    purifier: str = "consistency"  # consistency, onestep-edm (the control) or onestep-ddpm
+    checkpoint: str | None = None  # purifier checkpoint to start from, a folder; None takes the embedded one
+    classifier: str = "digits-cnn"  # digits-cnn, digits-mlp, digits-vit, or a function module:function
+    classifier_checkpoint: str | None = None  # its checkpoint; None takes the embedded one
+    train: str = "purifier"  # purifier, classifier, or both
+    loss: str | None = None  # l1, l2, lpips; on digits features, features-random, features-autoencoder
+    lpips_net: str = "vgg"  # backbone of the loss lpips: vgg, alex or squeeze
+    sigmas: tuple[float, ...] | None = None  # noise levels to draw from; pixels are in [0, 1]
+    continuous: bool = False  # draw uniformly between 0 and the largest sigma instead
+    steps: int | None = None  # optimizer steps in all
+    batch_size: int | None = None  # images a step
+    accumulate: int = 1  # pieces that a step is computed in, to save memory
+    lr: float | None = None  # learning rate of the purifier
+    classifier_lr: float | None = None  # learning rate of the classifier
+    ema: float | None = None  # decay of the averaged weights, which are the result
+    flip: bool | None = None  # mirror images at random
+    seed: int = 0  # seed of all that training draws
+    device: str = "cpu"  # torch device: cpu, cuda, cuda:1, mps
+    precision: str = "float32"  # float32, tf32 or bfloat16
+    out: str | None = None  # folder of the result and of the state to resume from; None makes one in runs/finetuned
+    num_images: int = 200  # test images certified before and after
+    n: int = 1000  # noise samples a certificate
+    epsilons: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)  # radii of interest, in the l2 norm of the pixels
+    records_dir: str = "runs/records"  # where those certificates are written and resumed
+
+    def __post_init__(self) -> None:
+        choose("preset", self.preset, PRESETS)
+        values = {name: value for name, value in PRESETS[self.preset].items() if getattr(self, name) is None}
+        given = {field.name: getattr(self, field.name) for field in fields(self)} | values
+        for name, low in {"steps": 1, "batch_size": 1, "accumulate": 1, "seed": 0}.items():
+            values[name] = number(name, given[name], whole=True)
+            if not low <= values[name] < 2**63:
+                raise InputError(f"{name} must be at least {low} and below 2**63; got {values[name]}")
+        for name in ("lr", "classifier_lr", "ema"):
+            values[name] = number(name, given[name])
+            if not 0 < values[name] < 1:
+                raise InputError(f"{name} must lie in (0, 1); got {given[name]!r}")
+        for name in ("continuous", "flip"):
+            if not isinstance(given[name], bool):
+                raise InputError(f"{name} must be True or False, so spelled; got {given[name]!r}")
+        if not isinstance(given["sigmas"], list | tuple) or not given["sigmas"]:
+            raise InputError(
+                f"sigmas must be a list of noise levels; got {given['sigmas']!r} (papermill: -y 'sigmas: [0.25, 0.5]')"
+            )
+        values["sigmas"] = tuple(given["sigmas"])
+        text("loss", given["loss"], optional=False)
+        text("out", self.out, optional=True)
+        choose("lpips_net", self.lpips_net, BACKBONES)
+        choose("train", self.train, TRAINS)
+        choose("precision", self.precision, NUMBERS)
+        if values["accumulate"] > values["batch_size"]:
+            raise InputError(f"accumulate must be at most batch_size, {values['batch_size']}; got {self.accumulate}")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self.certifications()  # checks what it shares with them, before anything is trained
+
+    def certifications(self, **changed: Any) -> list[CertifyConfig]:
+        """How the starting point is certified at each noise level; with ``changed`` checkpoints, the result."""
+        shared = ("dataset", "root", "purifier", "checkpoint", "classifier", "classifier_checkpoint", "device")
+        values = {name: getattr(self, name) for name in (*shared, "precision", *EVALUATION)} | changed
+        return [CertifyConfig(**values, sigma=sigma) for sigma in self.sigmas]
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """The parts that are trained."""
+        return TRAINS[self.train]
