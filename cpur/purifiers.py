@@ -62,7 +62,7 @@ class OneStepDDPM(Purifier):
         self.alphas_cumprod = alphas_cumprod.double().cpu()
 
     def denoise(self, x: Float[Tensor, "b c h w"], sigma: Sigma) -> Float[Tensor, "b c h w"]:
-        s = timestep_of(2 * _per_image(sigma, x).cpu().double(), self.alphas_cumprod)
+        s = timestep_of(2 * per_image(sigma, x).cpu().double(), self.alphas_cumprod)
         abar = self.alphas_cumprod[s].to(x.dtype).to(x.device).view(-1, 1, 1, 1)
         y_s = abar.sqrt() * (2 * x - 1)
         epsilon = self.network(y_s, s.to(x.dtype).to(x.device))[:, : x.shape[1]]
@@ -85,7 +85,7 @@ class OneStepEDM(Purifier):
         self.sigma_data = sigma_data
 
     def denoise(self, x: Float[Tensor, "b c h w"], sigma: Sigma) -> Float[Tensor, "b c h w"]:
-        t = 2 * _per_image(sigma, x)
+        t = 2 * per_image(sigma, x)
         return (self.precondition(2 * x - 1, t, self.scalings(t)) + 1) / 2
 
     def scalings(self, t: Float[Tensor, "b"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +115,7 @@ class Consistency(OneStepEDM):
         self.times = times
 
     def denoise(self, x: Float[Tensor, "b c h w"], sigma: Sigma) -> Float[Tensor, "b c h w"]:
-        t = 2 * _per_image(sigma, x)
+        t = 2 * per_image(sigma, x)
         if self.times is not None:
             times = self.times.to(t)
             t = times[(t[:, None] - times).abs().argmin(dim=1)]
@@ -160,7 +160,7 @@ class PFODE(Purifier):
 
     def path(self, x: Float[Tensor, "b c h w"], sigma: Sigma):
         """Yields the state after each step; the last one is the purified image."""
-        levels, image = _per_image(sigma, x).unique(return_inverse=True)
+        levels, image = per_image(sigma, x).unique(return_inverse=True)
         if levels[0] <= self.sigma_min:
             raise InputError(f"pf-ode needs sigma above {self.sigma_min}, its last level; got {float(levels[0])}")
         grids = [karras_sigmas(level, self.sigma_min, self.steps, self.rho) for level in levels.tolist()]
@@ -176,7 +176,7 @@ class PFODE(Purifier):
             yield x
 
 
-def _per_image(sigma: Sigma, x: Tensor) -> Float[Tensor, "b"]:
+def per_image(sigma: Sigma, x: Tensor) -> Float[Tensor, "b"]:
     """Sigma as one number an image; a number is checked, a tensor is not, which would wait for the device."""
     if not isinstance(sigma, Tensor) and not 0 < sigma < float("inf"):
         raise InputError(f"sigma must be positive and finite; got {sigma!r}")
