@@ -110,7 +110,7 @@ def header(job: Job, share: Share) -> dict[str, Any]:
         "identity": job.identity,
         "config": asdict(config),
         "network_calls": job.network_calls,
-        "versions": {name: version(name) for name in ("cpur", "torch", "diffusers", "numpy", "scipy")},
+        "versions": versions(),
         "hardware": {
             "device": device_name(config.device),
             "processes": share.processes,
@@ -118,6 +118,11 @@ def header(job: Job, share: Share) -> dict[str, Any]:
             "threads": 1 if torch.device(config.device).type == "cpu" else torch.get_num_threads(),
         },
     }
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the figures depend on."""
+    return {name: version(name) for name in ("cpur", "torch", "diffusers", "numpy", "scipy")}
 
 
 def device_name(device: str) -> str:

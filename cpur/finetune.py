@@ -60,7 +60,7 @@ class Finetuned:
 
     purifier: Path | None
     classifier: Path | None
-    history: pd.DataFrame
+    history: pd.DataFrame | None = None
 
 
 class Finetuning:

@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 2000,
         "batch_size": 128,
         "lr": 5e-4,
-        "classifier_lr": 1e-4,
+        "classifier_lr": 2e-3,
         "ema": 0.998,
         "flip": False,
     },

@@ -3,9 +3,11 @@
 Line 1 is a header; each further line is one image. A record is resumed by the indices it holds.
 """
 
+import gzip
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +131,18 @@ def parse(text: str, file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def read_lines(file: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The header and the images of a record as they stand, but for a torn last line; None where there is no header.
 
+    A file that ends in ``.gz`` is unpacked.
+
     Raises:
         InputError: the file cannot be read, or is no record.
     """
     try:
         text = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the record {shown(file)}: {error.strerror}") from error
+        text = gzip.decompress(text) if file.suffix == ".gz" else text
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"cannot read the record {shown(file)}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     whole = text[: text.rfind(b"\n") + 1]
     return parse(whole.decode(errors="replace"), file) if whole else (None, [])
 

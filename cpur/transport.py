@@ -21,7 +21,7 @@ from cpur.purifiers import Denoise, Purifier, Sigma, per_image
 
 def displacement(x: Float[Tensor, "b ..."], purified: Float[Tensor, "b ..."]) -> Float[Tensor, "b"]:
     r""":math:`\lVert x_i - \hat x_i\rVert_2` of each pair, in units of [0, 1] pixels; its mean estimates T."""
-    return (x - purified).flatten(1).norm(dim=1)
+    return (x.double() - purified.double()).flatten(1).norm(dim=1)
 
 
 def wasserstein(x: Float[Tensor, "n ..."], y: Float[Tensor, "n ..."]) -> float:
@@ -79,7 +79,7 @@ class Flow(Purifier):
 
     .. math:: \frac{dx}{du} = x - D(x; e^u), \quad u = \ln\sigma \to \ln\sigma_{\min},
 
-    by an adaptive Runge-Kutta method of order 8 in float64. Source: Karras et al. (2022), equation 1.
+    by an adaptive Runge-Kutta method of order 8 in float64, then Euler's step to 0. Source: Karras et al. (2022), equation 1.
     """
 
     network_calls = 0  # adaptive
@@ -101,7 +101,8 @@ class Flow(Purifier):
         solved = integrate.solve_ivp(slope, span, start, t_eval=span[1:], **options)
         if not solved.success:
             raise InputError(f"the trajectory from sigma {sigma} could not be followed: {solved.message}")
-        return torch.from_numpy(solved.y[:, -1]).view(x.shape).to(x)
+        end = torch.from_numpy(solved.y[:, -1]).view(x.shape)
+        return self.inner(end, self.sigma_min).to(x)  # Euler's step from sigma_min to 0
 
 
 def gaussian_maps(s: float, t: float) -> dict[str, float]:
