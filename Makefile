@@ -4,6 +4,8 @@ PIP_UV = uv==0.13.8
 BIN = .venv/bin
 READY = .venv/ready
 P ?= -p sigma 0.5
+comma := ,
+space := $() $()
 
 .PHONY: certify test book models records lint clean setup help
 .DEFAULT_GOAL := help
@@ -37,7 +39,9 @@ certify: $(READY)
 	echo "certify: $$(( $$(date +%s) - start )) s"
 
 # jaxtyping checks the shapes of the tensor functions at every call the tests make. cpur.config checks its own values.
-SHAPES = cpur.arithmetic,cpur.checkpoints,cpur.classifiers,cpur.data,cpur.noise,cpur.pretrain,cpur.purifiers,cpur.sampling,cpur.schedules,cpur.smooth
+SHAPES = $(subst $(space),$(comma),$(strip \
+  cpur.ablation cpur.arithmetic cpur.checkpoints cpur.classifiers cpur.compare cpur.data cpur.finetune cpur.losses cpur.measures \
+  cpur.metrics cpur.noise cpur.paired cpur.purifiers cpur.sampling cpur.schedules cpur.smooth cpur.transport studies.pretrain))
 test: $(READY)
 	@$(BIN)/python -m pytest --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
 
@@ -45,10 +49,10 @@ book: $(READY)
 	FRESH=$(FRESH) $(BIN)/jupyter-book build book/
 
 models: $(READY)
-	$(BIN)/python -m cpur pretrain
+	$(BIN)/python -m studies.models
 
 records: $(READY)
-	$(BIN)/python -m cpur records
+	$(BIN)/python -m studies.records
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,136 +1,159 @@
-"""The ablations of the book: which variants they are, and how their records are made, over training seeds.
+"""Reads the records of the ablations, over training seeds, and says which claims they bear out.
 
-``records/ablation/<variant>/<seed>/`` holds a record a noise level and classifier, and ``measures.json``.
+``<folder>/<variant>/<training seed>/`` holds a record a noise level and classifier, and ``measures.json``;
+``python -m studies.ablation`` makes them.
 """
 
-import gzip
-import multiprocessing
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
 
-from cpur import paths
-from cpur.checkpoints import write_json
-from cpur.config import CertifyConfig
-from cpur.data import load_dataset
-from cpur.engine import certify_dataset, identity, record_file, versions
-from cpur.finetune import Finetuned, Finetuning
-from cpur.measures import measured
-from cpur.metrics import load_extractor
-from cpur.purifiers import EMBEDDED, load_purifier
-from cpur.recipes import FinetuneConfig
+from cpur.checkpoints import read_json
+from cpur.compare import signed_radii
+from cpur.errors import InputError
+from cpur.paired import Difference, accuracy_difference, certified_shares, seed_difference
+from cpur.paths import anchored, shown
+from cpur.records import load_record
 
-SEEDS = (0, 1, 2)
-NOISE_SEEDS = (0, 1, 2)  # of the measures
-SIGMAS = (0.25, 0.5)  # certified: on validation images sigma 1 certifies less than 0.5 at every radius
-MEASURED_SIGMAS = (0.25, 0.5, 1.0)
-MEASURES = "measures.json"
+EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FEWEST_SEEDS = 3  # for a verdict
+CLASSIFIER = "digits-cnn"
+
+Named = Mapping[str, tuple[str, str]]  # a row's name: variant and classifier
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A purifier, fine-tuned with these values of a FinetuneConfig or not, and the classifiers it is certified with.
+class Ablation:
+    """The records below a folder.
 
-    ``classifiers`` gives the share of the test images for each.
+    Raises:
+        InputError: a variant has no complete set of records.
     """
 
-    purifier: str = "consistency"
-    finetune: dict[str, Any] | None = None
-    classifiers: dict[str, float] = field(default_factory=lambda: {"digits-cnn": 1.0})
+    folder: Path
+
+    def seeds(self, variant: str) -> list[int]:
+        """Training seeds of a variant, of those that are complete."""
+        folders = sorted((anchored(self.folder) / variant).glob("*/"), key=lambda folder: int(folder.name))
+        found = [int(folder.name) for folder in folders if list(folder.glob("*.jsonl.gz"))]
+        if not found:
+            raise InputError(
+                f"there is no record of {variant} in {shown(anchored(self.folder))}: make them with "
+                "`python -m studies.ablation`"
+            )
+        return found
+
+    def common_seeds(self, variants: Sequence[str]) -> list[int]:
+        """Training seeds that all these variants have."""
+        return sorted(set.intersection(*(set(self.seeds(variant)) for variant in variants)))
+
+    def radii(
+        self, variant: str, seeds: Sequence[int], classifier: str = CLASSIFIER
+    ) -> Float[np.ndarray, "seeds sigmas images"]:
+        """Certified radii, -1 where the prediction is wrong or abstains; noise levels in ascending order."""
+        return np.stack([_radii(anchored(self.folder) / variant / str(seed), classifier) for seed in seeds])
+
+    def measures(self, variant: str, column: str, seeds: Sequence[int], sigmas: Sequence[float] = ()) -> np.ndarray:
+        """A measure by training seed and noise seed, averaged over the noise levels asked for (none: all)."""
+        rows = []
+        for seed in seeds:
+            frame = pd.DataFrame(read_json(anchored(self.folder) / variant / str(seed) / "measures.json")["rows"])
+            kept = frame[frame.sigma.isin(sigmas)] if sigmas else frame
+            rows.append(kept.groupby("seed")[column].mean().to_numpy())
+        return np.stack(rows)
 
 
-SEVERAL = {"digits-cnn": 1.0, "digits-mlp": 0.4, "digits-vit": 0.4}
-VARIANTS = {
-    "onestep-ddpm": Variant("onestep-ddpm", classifiers=SEVERAL),
-    "onestep-edm": Variant("onestep-edm"),
-    "consistency": Variant(classifiers=SEVERAL),
-    "l1": Variant(finetune={"loss": "l1"}),
-    "l2": Variant(finetune={"loss": "l2"}),
-    "features": Variant(finetune={"loss": "features"}, classifiers=SEVERAL),
-    "features-random": Variant(finetune={"loss": "features-random"}),
-    "features-autoencoder": Variant(finetune={"loss": "features-autoencoder"}),
-    "continuous": Variant(finetune={"loss": "features", "continuous": True}),
-    "edm-features": Variant("onestep-edm", {"loss": "features"}),
-    "classifier": Variant(finetune={"train": "classifier"}),
-    "both": Variant(finetune={"loss": "features", "train": "both"}),
-}
+@cache
+def _radii(folder: Path, classifier: str) -> np.ndarray:
+    records = [load_record(file) for file in sorted(folder.glob("*.jsonl.gz"))]
+    chosen = [(h["config"]["sigma"], frame) for h, frame in records if h["config"]["classifier"] == classifier]
+    if not chosen:
+        raise InputError(f"{shown(folder)} has no record with the classifier {classifier}")
+    return np.stack([signed_radii(frame) for _, frame in sorted(chosen, key=lambda pair: pair[0])])
+
+
+def accuracy_table(ablation: Ablation, rows: Named, baseline: str) -> pd.DataFrame:
+    """Certified accuracy in percent, best over sigma, mean over training seeds; the difference from the first row.
+
+    Rows are compared on the images that all of them have. The last column is the paired difference from ``baseline``,
+    averaged over epsilons, with its 95% interval.
+    """
+    seeds = ablation.common_seeds([variant for variant, _ in rows.values()])
+    radii = {name: ablation.radii(variant, seeds, classifier) for name, (variant, classifier) in rows.items()}
+    images = min(found.shape[2] for found in radii.values())
+    radii = {name: found[..., :images] for name, found in radii.items()}
+    table = {}
+    for name, found in radii.items():
+        shares = certified_shares(found, EPSILONS)
+        cells = {f"eps {e:g}": f"{mean:.1f}" for e, mean in zip(EPSILONS, shares.mean(0), strict=True)}
+        difference = "" if name == baseline else str(accuracy_difference(found, radii[baseline], EPSILONS))
+        table[name] = cells | {"mean": f"{shares.mean():.2f}", f"less {baseline}": difference}
+    frame = pd.DataFrame(table).T
+    frame.attrs["caption"] = f"{len(seeds)} training seeds, {images} test images"
+    return frame
+
+
+def measure_table(
+    ablation: Ablation, variants: Sequence[str], column: str, baseline: str, sigmas: Sequence[float] = (0.25, 0.5, 1.0)
+) -> pd.DataFrame:
+    """A measure at each noise level, mean over training and noise seeds, and the difference from a variant."""
+    seeds = ablation.common_seeds(variants)
+    table = {}
+    for name in variants:
+        by_sigma = {f"sigma {s:g}": f"{ablation.measures(name, column, seeds, [s]).mean():.3f}" for s in sigmas}
+        ours, theirs = (ablation.measures(variant, column, seeds) for variant in (name, baseline))
+        table[name] = by_sigma | {f"less {baseline}": "" if name == baseline else str(seed_difference(ours, theirs))}
+    return pd.DataFrame(table).T
 
 
 @dataclass(frozen=True)
-class Workbench:
-    """Makes the records of the ablations.
+class Claim:
+    """A claim of the paper as a difference that it says is positive."""
 
-    Args:
-        models: holds a folder a seed, as ``cpur pretrain --seed`` makes it; of seed 0 the committed models are taken.
-        work: where weights and unfinished records are put.
-        records: where the records are put.
-        steps: of fine-tuning; None takes the preset's.
-        n: noise samples a certificate.
-        num_images: test images.
-    """
+    text: str
+    better: str
+    worse: str
+    column: str | None = None  # of the measures, where less is better; None is certified accuracy
 
-    models: str = "runs/models"
-    work: str = "runs/ablation"
-    records: str = "records/ablation"
-    steps: int | None = None
-    n: int = 1000
-    num_images: int = 500
+    def difference(self, ablation: Ablation) -> tuple[Difference, int]:
+        """The difference and the number of training seeds behind it."""
+        seeds = ablation.common_seeds([self.better, self.worse])
+        if self.column is None:
+            ours, theirs = (ablation.radii(variant, seeds) for variant in (self.better, self.worse))
+            return accuracy_difference(ours, theirs, EPSILONS), len(seeds)
+        ours, theirs = (ablation.measures(variant, self.column, seeds) for variant in (self.better, self.worse))
+        return seed_difference(theirs, ours), len(seeds)
 
-    def make_all(self, progress: Callable | None = None) -> None:
-        """Makes what is missing, two jobs at a time, each on one thread."""
-        names, seeds = zip(*((name, seed) for seed in SEEDS for name in VARIANTS), strict=True)
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            done = pool.map(self.make, names, seeds)
-            for _ in progress(done, 0, len(names)) if progress else done:
-                pass
 
-    def make(self, name: str, seed: int) -> None:
-        """Fine-tunes, certifies and measures one variant of one training seed, where that is missing."""
-        variant = VARIANTS[name]
-        tuned = self.finetuned(name, seed) if variant.finetune else Finetuned(None, None)
-        folder = paths.anchored(self.records) / name / str(seed)
-        folder.mkdir(parents=True, exist_ok=True)
-        configs = [
-            self._certification(variant, seed, tuned, classifier, sigma)
-            for classifier in variant.classifiers
-            for sigma in SIGMAS
-        ]
-        for config in configs:
-            packed = folder / f"{record_file(config).name}.gz"
-            if not packed.is_file():
-                packed.write_bytes(gzip.compress(certify_dataset(config).file.read_bytes(), mtime=0))
-        if not (folder / MEASURES).is_file() and tuned.classifier is None:
-            self._measure(name, configs[0], folder / MEASURES)
+CLAIMS = (
+    Claim("On the manifold: nearer to unseen images than one-step DDPM", "consistency", "onestep-ddpm", "unseen"),
+    Claim("On the manifold: lower FID than one-step DDPM", "consistency", "onestep-ddpm", "FID"),
+    Claim("Lower transport than one-step DDPM", "consistency", "onestep-ddpm", "T"),
+    Claim("Fine-tuning lowers transport", "features", "consistency", "T"),
+    Claim("Lower FID with features than with l1", "features", "l1", "FID"),
+    Claim("Lower FID with features than with l2", "features", "l2", "FID"),
+    Claim("Certifies more than one-step DDPM, at equal cost", "consistency", "onestep-ddpm"),
+    Claim("The same after fine-tuning", "features", "onestep-ddpm"),
+    Claim("Fine-tuning with features helps", "features", "consistency"),
+    Claim("Fine-tuning with l1 hurts", "consistency", "l1"),
+    Claim("Fine-tuning with l2 hurts", "consistency", "l2"),
+    Claim("Discrete sigmas are better than continuous ones", "features", "continuous"),
+    Claim("Tuning the classifier is better than tuning the purifier", "classifier", "features"),
+    Claim("Tuning both is better than tuning the classifier", "both", "classifier"),
+)
 
-    def finetuned(self, name: str, seed: int) -> Finetuned:
-        """The fine-tuned weights of a variant."""
-        variant = VARIANTS[name]
-        values = {"purifier": variant.purifier, "checkpoint": self._base(variant, seed), "seed": seed}
-        steps = {} if self.steps is None else {"steps": self.steps}
-        return Finetuning(FinetuneConfig(**values, **variant.finetune, **steps, out=f"{self.work}/{name}/{seed}")).run()
 
-    def _base(self, variant: Variant, seed: int) -> str | None:
-        return f"{self.models}/{seed}/{EMBEDDED[variant.purifier]}" if seed else None
-
-    def _certification(self, variant: Variant, seed: int, tuned: Finetuned, classifier: str, sigma: float):
-        return CertifyConfig(
-            purifier=variant.purifier,
-            checkpoint=paths.shown(tuned.purifier) if tuned.purifier else self._base(variant, seed),
-            classifier=classifier,
-            classifier_checkpoint=tuned.classifier and paths.shown(tuned.classifier),
-            sigma=sigma,
-            n=self.n,
-            num_images=round(self.num_images * variant.classifiers[classifier]),
-            records_dir=f"{self.work}/records",
-        )
-
-    def _measure(self, name: str, config: CertifyConfig, file: Path) -> None:
-        purifiers = {name: load_purifier(config.purifier, config.checkpoint)}
-        clean, train, features = load_dataset("digits"), load_dataset("digits", "train"), load_extractor("digits-fid")
-        frame = measured(purifiers, clean, train, features, MEASURED_SIGMAS, NOISE_SEEDS)
-        header = {"purifier_hash": identity(config)["purifier_hash"], "features": features.name, "versions": versions()}
-        write_json(file, {"header": header | {"config": asdict(config)}, "rows": frame.round(6).to_dict("records")})
+def claims_table(ablation: Ablation, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+    """Each claim with its difference, positive where it is as claimed, and the verdict."""
+    rows = []
+    for claim in claims:
+        difference, seeds = claim.difference(ablation)
+        verdict = difference.verdict if seeds >= FEWEST_SEEDS else f"undecided: {seeds} of {FEWEST_SEEDS} seeds"
+        unit = "points" if claim.column is None else claim.column
+        rows.append({"claim": claim.text, "difference [95%]": str(difference), "unit": unit, "verdict": verdict})
+    return pd.DataFrame(rows)

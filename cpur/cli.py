@@ -116,21 +116,6 @@ def plan(
         sys.exit(1)
 
 
-def pretrain(out: Path = Path("models"), seed: int = 0, effort: float = 1.0) -> None:
-    """Train the embedded digits models from scratch.
-
-    Args:
-        out: folder that the checkpoints are written to.
-        seed: seed of initialisation and training.
-        effort: share of the training steps, below 1 for a quick look.
-    """
-    from cpur.embedded import Workshop
-
-    start = time.perf_counter()
-    Workshop(paths.anchored(out), seed, effort).make_all()
-    print(f"trained into {paths.shown(paths.anchored(out))} in {time.perf_counter() - start:.0f} s")
-
-
 def show(source: tyro.conf.Positional[Path]) -> None:
     """Print the table of a record.
 
@@ -182,19 +167,6 @@ def verify(records_dir: Path = Path("records"), images: int = 5) -> None:
         print(f"{file.name}: {len(moves)} images, largest move of a count {max(moves)}, {seconds:.1f} s")
 
 
-def records(records_dir: str = "records") -> None:
-    """Make the committed records of the book that are missing or unfinished.
-
-    Args:
-        records_dir: folder of records.
-    """
-    from cpur.campaign import make_records
-
-    start = time.perf_counter()
-    made = make_records(records_dir)
-    print(f"{len(made)} records in {records_dir}, {time.perf_counter() - start:.0f} s")
-
-
 def table(
     sources: tyro.conf.Positional[tuple[Path, ...]] = (),
     records_dir: Path = Path("records"),
@@ -241,24 +213,7 @@ def export(source: tyro.conf.Positional[Path], out: Path | None = None) -> None:
         paths.anchored(out).write_text(log)
 
 
-def picture(out: Path = Path("book/assets/purified.png"), sigma: float = 0.5) -> None:
-    """Draw clean, noisy and purified digits: the picture of the README and the introduction.
-
-    Args:
-        out: file to write.
-        sigma: standard deviation of the noise.
-    """
-    from cpur import load_classifier, load_dataset
-    from cpur.config import CertifyConfig
-    from cpur.figures import purification_grid
-    from cpur.purifiers import comparable_purifiers
-
-    purifiers = comparable_purifiers(CertifyConfig(sigma=sigma))
-    figure = purification_grid(load_dataset("digits"), purifiers, load_classifier(), sigma, indices=range(12))
-    figure.savefig(paths.anchored(out), dpi=150)
-
-
-COMMANDS = (certify, merge, plan, show, table, export, verify, records, pretrain, picture)
+COMMANDS = (certify, merge, plan, show, table, export, verify)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from cpur.config import CertifyConfig
@@ -20,8 +21,12 @@ def certified_radii(
 
     Records that exist already are read.
     """
-    frames = [load_record(certify_dataset(config, progress).file)[1] for config in configs]
-    return np.stack([np.where(frame.correct, frame.radius, -1.0) for frame in frames])
+    return np.stack([signed_radii(load_record(certify_dataset(config, progress).file)[1]) for config in configs])
+
+
+def signed_radii(frame: pd.DataFrame) -> Float[np.ndarray, "images"]:
+    """The radius of each image of a record, in the order of the images; -1 where it is wrong or abstains."""
+    return np.where(frame.correct, frame.radius, -1.0)
 
 
 def before_and_after(

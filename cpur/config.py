@@ -143,7 +143,7 @@ def check_types(namespace: Mapping[str, Any], **types: type) -> None:
         choose("parameter", name, types)
     for name, kind in types.items():
         value = namespace[name]
-        if kind is float and type(value) is int:
-            continue
-        if type(value) is not kind:
-            raise InputError(f"{name} must be {kind.__name__}; got {value!r} ({type(value).__name__})")
+        wider = {float: int, tuple: list}.get(kind)  # what papermill may give for it
+        if (not isinstance(value, kind) and type(value) is not wider) or (isinstance(value, bool) and kind is not bool):
+            said = getattr(kind, "__name__", kind)
+            raise InputError(f"{name} must be {said}; got {value!r} ({type(value).__name__})")

@@ -21,13 +21,15 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120
 PALETTE = "colorblind"
 
 
-def _subplots(*shape: int, **options: Any):
+def subplots(*shape: int, **options: Any):
+    """A figure and its axes in the one style of the book."""
     with sns.axes_style("whitegrid", STYLE), plt.rc_context({"figure.dpi": 120}):
         return plt.subplots(*shape, layout="constrained", **options)
 
 
-def _finished(figure: Figure) -> Figure:
-    plt.close(figure)  # a notebook shows the returned figure once
+def finished(figure: Figure) -> Figure:
+    """The figure, closed, so that a notebook shows it once: as what the cell returns."""
+    plt.close(figure)
     return figure
 
 
@@ -37,7 +39,7 @@ def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFra
     A record of plan ``fixed`` is a step curve with a band; one of a plan that stops early is known at its epsilons,
     and drawn as points.
     """
-    figure, axes = _subplots(figsize=(6.4, 3.6))
+    figure, axes = subplots(figsize=(6.4, 3.6))
     for color, (header, frame) in zip(sns.color_palette(PALETTE), records, strict=False):
         label = f"{header['config']['purifier']} (n = {header['config']['n']:,}, {len(frame)} images)"
         draw = _curve if is_fixed(header) else _points
@@ -47,7 +49,7 @@ def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFra
     axes.set_xlim(left=-0.02)
     axes.set_title(f"σ = {sigma:g}, α = {alpha:g}; bands and bars: 95% Wilson intervals over images", fontsize=9)
     axes.legend(fontsize=8)
-    return _finished(figure)
+    return finished(figure)
 
 
 def _curve(axes, header: dict[str, Any], frame: pd.DataFrame, **style: Any) -> None:
@@ -83,14 +85,14 @@ def purification_grid(
     noisy = torch.cat([noisy_images(data[i][0], sigma, 1, NoiseKey(seed, "figure", i)) for i in indices])
     rows = {"clean": clean, "noisy": noisy}
     rows |= {name: purifier.denoise(noisy, sigma) for name, purifier in purifiers.items() if name != "none"}
-    figure, grid = _subplots(len(rows), len(clean), figsize=(0.78 * len(clean) + 1, 0.82 * len(rows)), squeeze=False)
+    figure, grid = subplots(len(rows), len(clean), figsize=(0.78 * len(clean) + 1, 0.82 * len(rows)), squeeze=False)
     for axes_row, (name, images) in zip(grid, rows.items(), strict=True):
         for axes, image, seen, label in zip(
             axes_row, images, classifier(images).argmax(1).tolist(), labels, strict=True
         ):
             _framed(axes, image, RIGHT if seen == label else WRONG, str(seen))
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    return _finished(figure)
+    return finished(figure)
 
 
 def _framed(axes, image: torch.Tensor, color: str, text: str) -> None:
@@ -108,24 +110,24 @@ def _framed(axes, image: torch.Tensor, color: str, text: str) -> None:
 
 def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Training losses, one panel a model, since their units differ."""
-    figure, grid = _subplots(1, len(histories), figsize=(2.6 * len(histories), 2.4), squeeze=False)
+    figure, grid = subplots(1, len(histories), figsize=(2.6 * len(histories), 2.4), squeeze=False)
     for axes, (name, history), color in zip(grid[0], histories.items(), sns.color_palette(PALETTE), strict=False):
         axes.plot(history.step, history.loss, color=color)
         axes.set(title=name, xlabel="step", ylim=(0, 1.05 * history.loss.max()))
         axes.title.set_fontsize(9)
     grid[0, 0].set_ylabel("training loss")
-    return _finished(figure)
+    return finished(figure)
 
 
 @torch.inference_mode()
 def sample_grid(samplers: Mapping[str, Purifier], sigma_max: float, count: int = 12, seed: int = 0) -> Figure:
     """Images from pure noise of standard deviation ``sigma_max``, the same noise in each column."""
     noise = sigma_max * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    figure, grid = _subplots(len(samplers), count, figsize=(0.7 * count + 1.2, 0.75 * len(samplers)), squeeze=False)
+    figure, grid = subplots(len(samplers), count, figsize=(0.7 * count + 1.2, 0.75 * len(samplers)), squeeze=False)
     for axes_row, (name, purifier) in zip(grid, samplers.items(), strict=True):
         for axes, image in zip(axes_row, purifier.denoise(noise + 0.5, sigma_max), strict=True):
             _framed(axes, image, "0.8", "")
         calls = purifier.network_calls
         label = f"{name}\n{calls} call{'s' if calls > 1 else ''}"
         axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
-    return _finished(figure)
+    return finished(figure)

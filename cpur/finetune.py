@@ -30,7 +30,6 @@ from cpur.data import load_dataset
 from cpur.errors import InputError
 from cpur.losses import load_loss
 from cpur.noise import NoiseKey
-from cpur.pretrain import stretches
 from cpur.purifiers import Purifier, load_purifier, purifier_folder
 from cpur.recipes import EVALUATION, FinetuneConfig
 from cpur.records import hash8
@@ -211,3 +210,11 @@ def identity(config: FinetuneConfig) -> dict[str, Any]:
         "purifier_hash": source and checkpoints.checkpoint_hash(source),
         "classifier_hash": classifier_hash(config.classifier, config.classifier_checkpoint),
     }
+
+
+def stretches(losses: pd.DataFrame) -> pd.DataFrame:
+    """The losses of every step, averaged over 100 stretches of training, with the last ``step`` of each."""
+    stretch = max(1, len(losses) // 100)
+    step = pd.Series(range(1, len(losses) + 1), name="step")
+    grouped = losses.groupby(losses.index // stretch)
+    return pd.concat([step.groupby(step.index // stretch).max(), grouped.mean()], axis=1)

@@ -4,7 +4,7 @@ r"""Purifiers: denoisers with one contract, ``denoise(x, sigma) -> x0``.
 classes here know that the networks live on [-1, 1], where the noise level is :math:`t = 2\sigma`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -191,6 +191,9 @@ EMBEDDED = {
 }
 
 
+COMPARED = (*EMBEDDED, "consistency@models/digits-consistency-features")  # of the digits, also fine-tuned
+
+
 def purifier_folder(name: str, checkpoint: str | Path | None = None) -> Path | None:
     """The checkpoint folder of a purifier; None for ``none``."""
     choose("purifier", name, PURIFIERS)
@@ -230,6 +233,12 @@ def load_purifier(name: str, checkpoint: str | Path | None = None) -> Purifier:
         return Consistency(network, settings["sigma_data"], settings["sigma_min"]).eval()
     edm = OneStepEDM(network, settings["sigma_data"])
     return (PFODE(edm) if name == "pf-ode" else edm).eval()
+
+
+def load_purifiers(entries: Sequence[str]) -> dict[str, Purifier]:
+    """Loads several, each given as ``name`` or ``name@folder``; the keys are name and folder's name."""
+    pairs = [entry.split("@", 1) for entry in entries]
+    return {": ".join([name, *(Path(f).name for f in folder)]): load_purifier(name, *folder) for name, *folder in pairs}
 
 
 def comparable_purifiers(config: CertifyConfig) -> dict[str, Purifier]:

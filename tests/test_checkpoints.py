@@ -11,7 +11,7 @@ from cpur import load_classifier, load_purifier
 from cpur.checkpoints import checkpoint_hash, inference_device, load_network, save_network
 from cpur.classifiers import save_classifier
 from cpur.paths import models
-from cpur.pretrain import new_network
+from studies.pretrain import new_network
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

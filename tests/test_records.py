@@ -8,11 +8,11 @@ import pytest
 
 from cpur import CertifyConfig, certify_dataset, load_record
 from cpur.bounds import certified_radius
-from cpur.campaign import configurations
 from cpur.engine import header, prepare, record_file
 from cpur.paths import root
 from cpur.records import COLUMNS, Record
 from cpur.shares import Share
+from studies.records import configurations
 
 SMALL = CertifyConfig(n=200, n0=20, num_images=6, batch_size=64)
 

@@ -18,6 +18,7 @@ from torchvision.ops import MLP
 from cpur.checkpoints import DiffusersNetwork
 from cpur.classifiers import DigitsCNN
 from cpur.data import ImageSet
+from cpur.finetune import stretches
 from cpur.purifiers import Consistency, OneStepDDPM, OneStepEDM
 from cpur.schedules import alphas_cumprod
 
@@ -223,14 +224,6 @@ def fit(module: nn.Module, loss: Loss, count: int, recipe: Recipe, progress=None
         average.update_parameters(module)
         losses.append(value.detach())
     return average.module.eval(), stretches(pd.DataFrame({"loss": torch.stack(losses).tolist()}))
-
-
-def stretches(losses: pd.DataFrame) -> pd.DataFrame:
-    """The losses of every step, averaged over 100 stretches of training, with the last ``step`` of each."""
-    stretch = max(1, len(losses) // 100)
-    step = pd.Series(range(1, len(losses) + 1), name="step")
-    grouped = losses.groupby(losses.index // stretch)
-    return pd.concat([step.groupby(step.index // stretch).max(), grouped.mean()], axis=1)
 
 
 @dataclass(frozen=True)

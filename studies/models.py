@@ -1,4 +1,4 @@
-"""Makes the embedded checkpoints: trains them, writes them, and writes a card beside each."""
+"""Trains the embedded checkpoints and writes a card beside each: ``python -m studies.models``."""
 
 import multiprocessing
 import platform
@@ -10,20 +10,22 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import tyro
 
-from cpur import pretrain
+from cpur import paths
 from cpur.checkpoints import count_parameters, save_network, write_json
 from cpur.classifiers import BaseClassifier, DigitsCNN, DigitsMLP, DigitsViT, load_classifier, save_classifier
 from cpur.data import ImageSet, load_dataset
 from cpur.progress import bar
 from cpur.purifiers import Purifier
 from cpur.smooth import Smooth
+from studies import pretrain
 
 CARD = """# {name}
 
 {what}
 
-- Made by `make models` (`python -m cpur pretrain`): seed {seed}, {steps} steps of {batch_size} images, learning
+- Made by `make models` (`python -m studies.models`): seed {seed}, {steps} steps of {batch_size} images, learning
   rate {lr:g}, {optimizer}, weights averaged with decay {ema:g}; {seconds:.0f} s on one thread of {machine}.
 - Data: the 1,097 training digits of scikit-learn (UCI ML hand-written digits), 8 x 8. {parameters:,} parameters.
 - {figures}
@@ -172,10 +174,27 @@ def _accuracy(classifier: torch.nn.Module, data: ImageSet) -> float:
 
 
 def histories(folder: Path) -> dict[str, pd.DataFrame]:
-    """The loss curve of each model in ``folder``."""
-    return {name: pd.read_csv(folder / name / "history.csv") for name in WHAT}
+    """The loss curve of each purifier in ``folder``, and of the classifier."""
+    return {name: pd.read_csv(folder / name / "history.csv") for name in list(WHAT)[:4]}
 
 
 def cards(folder: Path) -> str:
     """The cards of the models in ``folder``, one after the other, as Markdown."""
     return "\n".join((folder / name / "README.md").read_text().replace("# ", "### ", 1) for name in WHAT)
+
+
+def main(out: Path = Path("models"), seed: int = 0, effort: float = 1.0) -> None:
+    """Trains the embedded digits models from scratch.
+
+    Args:
+        out: folder that the checkpoints are written to.
+        seed: seed of initialisation and training.
+        effort: share of the training steps, below 1 for a quick look.
+    """
+    start = time.perf_counter()
+    Workshop(paths.anchored(out), seed, effort).make_all()
+    print(f"trained into {paths.shown(paths.anchored(out))} in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cpur import load_dataset, pretrain
+from cpur import load_dataset
 from cpur.purifiers import Consistency, OneStepEDM
+from studies import pretrain
 
 
 @pytest.fixture(scope="module")

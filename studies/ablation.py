@@ -1,0 +1,153 @@
+"""The ablations of the book: which variants they are, and how their records are made, over training seeds.
+
+``records/ablation/<variant>/<seed>/`` holds a record a noise level and classifier, and ``measures.json``.
+"""
+
+import gzip
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from cpur import paths
+from cpur.checkpoints import write_json
+from cpur.config import CertifyConfig
+from cpur.data import load_dataset
+from cpur.engine import certify_dataset, identity, record_file, versions
+from cpur.finetune import Finetuned, Finetuning
+from cpur.measures import measured
+from cpur.metrics import load_extractor
+from cpur.progress import bar
+from cpur.purifiers import EMBEDDED, load_purifier
+from cpur.recipes import FinetuneConfig
+
+SEEDS = (0, 1, 2)
+NOISE_SEEDS = (0, 1, 2)  # of the measures
+SIGMAS = (0.25, 0.5)  # certified: on validation images sigma 1 certifies less than 0.5 at every radius
+MEASURED_SIGMAS = (0.25, 0.5, 1.0)
+MEASURES = "measures.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A purifier, fine-tuned with these values of a FinetuneConfig or not, and the classifiers it is certified with.
+
+    ``classifiers`` gives the share of the test images for each.
+    """
+
+    purifier: str = "consistency"
+    finetune: dict[str, Any] | None = None
+    classifiers: dict[str, float] = field(default_factory=lambda: {"digits-cnn": 1.0})
+
+
+SEVERAL = {"digits-cnn": 1.0, "digits-mlp": 0.4, "digits-vit": 0.4}
+VARIANTS = {
+    "onestep-ddpm": Variant("onestep-ddpm", classifiers=SEVERAL),
+    "onestep-edm": Variant("onestep-edm"),
+    "consistency": Variant(classifiers=SEVERAL),
+    "l1": Variant(finetune={"loss": "l1"}),
+    "l2": Variant(finetune={"loss": "l2"}),
+    "features": Variant(finetune={"loss": "features"}, classifiers=SEVERAL),
+    "features-random": Variant(finetune={"loss": "features-random"}),
+    "features-autoencoder": Variant(finetune={"loss": "features-autoencoder"}),
+    "continuous": Variant(finetune={"loss": "features", "continuous": True}),
+    "edm-features": Variant("onestep-edm", {"loss": "features"}),
+    "classifier": Variant(finetune={"train": "classifier"}),
+    "both": Variant(finetune={"loss": "features", "train": "both"}),
+}
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Makes the records of the ablations.
+
+    Args:
+        models: holds a folder a seed, as ``python -m studies.models --seed`` makes it; seed 0 is the committed one.
+        work: where weights and unfinished records are put.
+        records: where the records are put.
+        steps: of fine-tuning; None takes the preset's.
+        n: noise samples a certificate.
+        num_images: test images.
+    """
+
+    models: str = "runs/models"
+    work: str = "runs/ablation"
+    records: str = "records/ablation"
+    steps: int | None = None
+    n: int = 1000
+    num_images: int = 500
+
+    def make_all(self, progress: Callable | None = None) -> None:
+        """Makes what is missing, two jobs at a time, each on one thread."""
+        names, seeds = zip(*((name, seed) for seed in SEEDS for name in VARIANTS), strict=True)
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            done = pool.map(self.make, names, seeds)
+            for _ in progress(done, 0, len(names)) if progress else done:
+                pass
+
+    def make(self, name: str, seed: int) -> None:
+        """Fine-tunes, certifies and measures one variant of one training seed, where that is missing."""
+        variant = VARIANTS[name]
+        tuned = self.finetuned(name, seed) if variant.finetune else Finetuned(None, None)
+        folder = paths.anchored(self.records) / name / str(seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        configs = [
+            self._certification(variant, seed, tuned, classifier, sigma)
+            for classifier in variant.classifiers
+            for sigma in SIGMAS
+        ]
+        for config in configs:
+            packed = folder / f"{record_file(config).name}.gz"
+            if not packed.is_file():
+                packed.write_bytes(gzip.compress(certify_dataset(config).file.read_bytes(), mtime=0))
+        if not (folder / MEASURES).is_file() and tuned.classifier is None:
+            self._measure(name, configs[0], folder / MEASURES)
+
+    def finetuned(self, name: str, seed: int) -> Finetuned:
+        """The fine-tuned weights of a variant."""
+        variant = VARIANTS[name]
+        values = {"purifier": variant.purifier, "checkpoint": self._base(variant, seed), "seed": seed}
+        steps = {} if self.steps is None else {"steps": self.steps}
+        return Finetuning(FinetuneConfig(**values, **variant.finetune, **steps, out=f"{self.work}/{name}/{seed}")).run()
+
+    def _base(self, variant: Variant, seed: int) -> str | None:
+        return f"{self.models}/{seed}/{EMBEDDED[variant.purifier]}" if seed else None
+
+    def _certification(self, variant: Variant, seed: int, tuned: Finetuned, classifier: str, sigma: float):
+        return CertifyConfig(
+            purifier=variant.purifier,
+            checkpoint=paths.shown(tuned.purifier) if tuned.purifier else self._base(variant, seed),
+            classifier=classifier,
+            classifier_checkpoint=tuned.classifier and paths.shown(tuned.classifier),
+            sigma=sigma,
+            n=self.n,
+            num_images=round(self.num_images * variant.classifiers[classifier]),
+            records_dir=f"{self.work}/records",
+        )
+
+    def _measure(self, name: str, config: CertifyConfig, file: Path) -> None:
+        purifiers = {name: load_purifier(config.purifier, config.checkpoint)}
+        clean, train, features = load_dataset("digits"), load_dataset("digits", "train"), load_extractor("digits-fid")
+        frame = measured(purifiers, clean, train, features, MEASURED_SIGMAS, NOISE_SEEDS)
+        header = {"purifier_hash": identity(config)["purifier_hash"], "features": features.name, "versions": versions()}
+        write_json(file, {"header": header | {"config": asdict(config)}, "rows": frame.round(6).to_dict("records")})
+
+
+def main(records: str = "records/ablation", models: str = "runs/models") -> None:
+    """Makes the records of the ablations where they are missing; about two hours on two cores.
+
+    Args:
+        records: where they are put.
+        models: holds a folder for each further training seed (``python -m studies.models --seed 1 --out FOLDER/1``).
+    """
+    Workbench(models=models, records=records).make_all(partial(bar, unit="variant"))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,82 @@
+"""The ablations: made at tiny size, read again, and verdicts on planted results."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from cpur.ablation import CLAIMS, Ablation, accuracy_table, claims_table, measure_table
+from studies.ablation import VARIANTS, Workbench
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ablation")
+    bench = Workbench(work=str(folder / "work"), records=str(folder / "records"), steps=2, n=60, num_images=5)
+    for name in ("onestep-ddpm", "features", "both"):
+        bench.make(name, 0)
+    return bench, folder
+
+
+def test_records_are_made_once_and_read(made):
+    bench, folder = made
+    files = {file: file.stat().st_mtime_ns for file in (folder / "records").rglob("*.*")}
+    assert len(files) == 7 + 7 + 2
+    bench.make("features", 0)
+    assert files == {file: file.stat().st_mtime_ns for file in (folder / "records").rglob("*.*")}
+    ablation = Ablation(folder / "records")
+    assert ablation.radii("features", [0]).shape == (1, 2, 5)
+    assert ablation.radii("features", [0], "digits-vit").shape == (1, 2, 2)
+    assert ablation.measures("features", "FID", [0]).shape == (1, 3)
+    table = measure_table(ablation, ["onestep-ddpm", "features"], "T", "onestep-ddpm")
+    assert (table.loc["onestep-ddpm", ["sigma 0.25", "sigma 1"]].astype(float) > 0.5).all()
+
+
+def test_rows_share_their_images(made):
+    ablation = Ablation(made[1] / "records")
+    rows = {"cnn": ("features", "digits-cnn"), "mlp": ("features", "digits-mlp")}
+    table = accuracy_table(ablation, rows, "cnn")
+    assert table.attrs["caption"] == "1 training seeds, 2 test images"
+    assert list(table.index) == ["cnn", "mlp"]
+
+
+def test_missing_records_are_named(made, rejected):
+    ablation = Ablation(made[1] / "records")
+    with rejected(r"no record of l1 .*python -m studies.ablation"):
+        ablation.seeds("l1")
+    with rejected("no record with the classifier digits-mlp"):
+        ablation.radii("both", [0], "digits-mlp")
+
+
+@dataclass(frozen=True)
+class Planted(Ablation):
+    """Every variant certifies its rank among the variants, and has that rank as every measure."""
+
+    count: int = 3
+
+    def seeds(self, variant):
+        return list(range(self.count))
+
+    def radii(self, variant, seeds, classifier="digits-cnn"):
+        right = np.arange(100) < 40 + 4 * list(VARIANTS).index(variant)
+        return np.stack([np.where(right, 0.3, -1.0)[None]] * len(seeds))
+
+    def measures(self, variant, column, seeds, sigmas=()):
+        return np.full((len(seeds), 3), float(list(VARIANTS).index(variant)))
+
+
+def test_verdicts_follow_what_was_planted():
+    table = claims_table(Planted("nowhere"))
+    rank = list(VARIANTS).index
+    for claim, verdict in zip(CLAIMS, table.verdict, strict=True):
+        higher = rank(claim.better) > rank(claim.worse)
+        assert verdict == ("held" if higher == (claim.column is None) else "did not hold"), claim.text
+
+
+def test_few_seeds_decide_nothing():
+    assert set(claims_table(Planted("nowhere", count=2)).verdict) == {"undecided: 2 of 3 seeds"}
+
+
+def test_claims_are_about_variants():
+    for claim in CLAIMS:
+        assert {claim.better, claim.worse} <= set(VARIANTS)
