@@ -148,6 +148,13 @@ CLAIMS = (
 )
 
 
+UNDECIDABLE = {
+    "LPIPS itself gives the lowest FID and the highest certified accuracy": "LPIPS fits photographs; see `features`",
+    "Certifies more than Diffusion Calibration": "joins with that method",
+    "The same order on ImageNet-64": "needs ImageNet",
+}
+
+
 def claims_table(ablation: Ablation, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """Each claim with its difference, positive where it is as claimed, and the verdict."""
     rows = []
@@ -156,4 +163,44 @@ def claims_table(ablation: Ablation, claims: Sequence[Claim] = CLAIMS) -> pd.Dat
         verdict = difference.verdict if seeds >= FEWEST_SEEDS else f"undecided: {seeds} of {FEWEST_SEEDS} seeds"
         unit = "points" if claim.column is None else claim.column
         rows.append({"claim": claim.text, "difference [95%]": str(difference), "unit": unit, "verdict": verdict})
+    for text, reason in UNDECIDABLE.items():
+        row = {"claim": text, "difference [95%]": "", "unit": reason, "verdict": "not decidable on digits"}
+        rows.append(row)
     return pd.DataFrame(rows)
+
+
+TUNING = {
+    "l1": "-p loss l1",
+    "l2": "-p loss l2",
+    "features": "-p loss lpips",
+    "continuous": "-p loss lpips -p continuous True",
+    "classifier": "-p train classifier",
+    "both": "-p train both -p loss lpips",
+}
+
+
+def deciding_commands(claim: Claim) -> list[str]:
+    """What would decide a claim on CIFAR-10, once for every training seed; the folders are the reader's own."""
+    both = (claim.better, claim.worse)
+    tuned = [
+        f"papermill notebooks/finetune.ipynb runs/{name}-0.ipynb -p preset cifar10 -p dataset cifar10 "
+        f"-p checkpoint checkpoints/cd -p seed 0 -p device cuda -p num_images 500 -p n 10000 "
+        f"-p out runs/{name}-0 {TUNING[name]}"
+        for name in both
+        if name in TUNING
+    ]
+    if claim.column is None:
+        return tuned + [
+            f"cpur certify --dataset cifar10 --subset every-20 --num-images 500 --purifier {name} "
+            f"--checkpoint checkpoints/{name} --sigma 0.5 --device cuda"
+            for name in both
+            if name not in TUNING
+        ]
+    folders = [
+        f"consistency@runs/{name}-0/purifier" if name in TUNING else f"{name}@checkpoints/{name}" for name in both
+    ]
+    return [
+        *tuned,
+        f"papermill notebooks/transport.ipynb runs/transport-0.ipynb -p dataset cifar10 -p features inception "
+        f"-y 'purifiers: [{', '.join(folders)}]'",
+    ]

@@ -1,6 +1,7 @@
 """Certified accuracy, counted from records, each figure with its interval."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -73,6 +74,13 @@ def average_certified_radius(header: dict[str, Any], frame: pd.DataFrame) -> flo
     return float((frame.radius * frame.correct).mean()) if is_fixed(header) else float("nan")
 
 
+def label(header: dict[str, Any]) -> str:
+    """The name of a record's row: its purifier, or the folder of its checkpoint, and that of a tuned classifier."""
+    config = header["config"]
+    parts = [config["checkpoint"] or config["purifier"], config["classifier_checkpoint"]]
+    return " + ".join(Path(part).name for part in parts if part)
+
+
 def envelope(records: Records, epsilons: Sequence[float] = EPSILONS) -> pd.DataFrame:
     """The best certified accuracy of each purifier over its noise levels, radius by radius, and that noise level.
 
@@ -80,12 +88,16 @@ def envelope(records: Records, epsilons: Sequence[float] = EPSILONS) -> pd.DataF
     """
     rows = [
         certified_accuracy(header, frame, epsilons).assign(
-            purifier=header["config"]["purifier"], sigma=header["config"]["sigma"]
+            purifier=label(header), sigma=header["config"]["sigma"], order=order(header)
         )
         for header, frame in records
     ]
     both = pd.concat(rows).sort_values(["accuracy", "sigma"], ascending=[False, True], kind="stable")
     best = both.groupby(["purifier", "epsilon"], sort=False).head(1)
-    order = best.purifier.map(PURIFIERS.index)
     columns = ["purifier", "epsilon", "sigma", "accuracy", "low", "high"]
-    return best.assign(order=order).sort_values(["order", "epsilon"])[columns].reset_index(drop=True)
+    return best.sort_values(["order", "purifier", "epsilon"])[columns].reset_index(drop=True)
+
+
+def order(header: dict[str, Any]) -> int:
+    """The place of a record's purifier among the purifiers."""
+    return PURIFIERS.index(header["config"]["purifier"])

@@ -82,8 +82,11 @@ def load_network(folder: str | Path) -> nn.Module:
 
 
 def save_network(network: DiffusersNetwork, folder: str | Path) -> None:
-    """Writes the network as ``UNet2DModel.save_pretrained`` does."""
+    """Writes the network as ``UNet2DModel.save_pretrained`` does, but for the path that it was loaded from."""
     network.unet.save_pretrained(folder)
+    config = read_json(Path(folder) / "config.json")
+    config.pop("_name_or_path", None)
+    (Path(folder) / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(file: Path) -> dict:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from cpur.accuracy import certified_accuracy, is_fixed, wilson
+from cpur.accuracy import label as row_label
 from cpur.data import ImageSet
 from cpur.noise import NoiseKey, noisy_images
 from cpur.purifiers import Purifier
@@ -41,7 +42,7 @@ def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFra
     """
     figure, axes = subplots(figsize=(6.4, 3.6))
     for color, (header, frame) in zip(sns.color_palette(PALETTE), records, strict=False):
-        label = f"{header['config']['purifier']} (n = {header['config']['n']:,}, {len(frame)} images)"
+        label = f"{row_label(header)} (n = {header['config']['n']:,}, {len(frame)} images)"
         draw = _curve if is_fixed(header) else _points
         draw(axes, header, frame, label=label, color=color)
     sigma, alpha = header["config"]["sigma"], header["config"]["alpha"]

@@ -73,7 +73,7 @@ def load_extractor(name: str) -> nn.Module:
 
 
 @torch.inference_mode()
-def fid(real: Float[Tensor, "n c h w"], other: Float[Tensor, "n c h w"], features: nn.Module) -> float:
+def fid(real: Float[Tensor, "n c h w"], other: Float[Tensor, "m c h w"], features: nn.Module) -> float:
     r"""The Fréchet distance between Gaussians fitted to the features of two sets of equal size.
 
     .. math:: \lVert\mu_1 - \mu_2\rVert^2 + \mathrm{tr}\big(\Sigma_1 + \Sigma_2 - 2(\Sigma_1\Sigma_2)^{1/2}\big).
@@ -96,7 +96,7 @@ def fid(real: Float[Tensor, "n c h w"], other: Float[Tensor, "n c h w"], feature
 
 
 @torch.inference_mode()
-def kid(real: Float[Tensor, "n c h w"], other: Float[Tensor, "n c h w"], features: nn.Module) -> float:
+def kid(real: Float[Tensor, "n c h w"], other: Float[Tensor, "m c h w"], features: nn.Module) -> float:
     r"""The unbiased squared maximum mean discrepancy of features under the kernel :math:`(x^\top y/d + 1)^3`.
 
     Its expectation is 0 for equal distributions, whatever the size; a value can be negative.

@@ -50,7 +50,7 @@ def _best_shares(radii: np.ndarray, epsilons: Sequence[float], weights: np.ndarr
 
 def accuracy_difference(
     ours: Float[np.ndarray, "seeds sigmas images"],
-    theirs: Float[np.ndarray, "seeds sigmas images"],
+    theirs: Float[np.ndarray, "_ _ _"],
     epsilons: Sequence[float],
     rng_seed: int = 0,
 ) -> Difference:
@@ -86,7 +86,7 @@ def accuracy_difference(
 
 
 def seed_difference(
-    ours: Float[np.ndarray, "seeds noises"], theirs: Float[np.ndarray, "seeds noises"], rng_seed: int = 0
+    ours: Float[np.ndarray, "seeds noises"], theirs: Float[np.ndarray, "_ _"], rng_seed: int = 0
 ) -> Difference:
     """Mean difference of a measure over training seeds and noise seeds, bootstrapped over both, in pairs.
 

@@ -236,12 +236,12 @@ def load_purifier(name: str, checkpoint: str | Path | None = None) -> Purifier:
 
 
 def load_purifiers(entries: Sequence[str]) -> dict[str, Purifier]:
-    """Loads several, each given as ``name`` or ``name@folder``; the keys are name and folder's name."""
+    """Loads several, each given as ``name`` or ``name@folder``; the keys are the names, or those of the folders."""
     pairs = [entry.split("@", 1) for entry in entries]
-    return {": ".join([name, *(Path(f).name for f in folder)]): load_purifier(name, *folder) for name, *folder in pairs}
+    return {Path([name, *folder][-1]).name: load_purifier(name, *folder) for name, *folder in pairs}
 
 
 def comparable_purifiers(config: CertifyConfig) -> dict[str, Purifier]:
     """The purifier of a configuration, and beside it the embedded ones where the data set is theirs."""
-    purifiers = {name: load_purifier(name) for name in EMBEDDED} if config.dataset == "digits" else {}
+    purifiers = load_purifiers(COMPARED) if config.dataset == "digits" else {}
     return purifiers | {config.purifier: load_purifier(config.purifier, config.checkpoint)}

@@ -14,9 +14,10 @@ from cpur.accuracy import (
     certified_accuracy,
     envelope,
     is_fixed,
+    label,
+    order,
     wilson,
 )
-from cpur.config import PURIFIERS
 from cpur.data import ImageSet
 from cpur.errors import InputError
 from cpur.paths import anchored, shown
@@ -40,7 +41,7 @@ def summary_row(header: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
     config = header["config"]
     cells = _cells(header, frame, None)
     return {
-        "purifier": config["purifier"],
+        "purifier": label(header),
         "calls": header["network_calls"],
         "images": len(frame),
         "n": config["n"] if is_fixed(header) else f"≤ {config['n']}",
@@ -93,7 +94,7 @@ def at_equal_n(records: Records) -> Records:
     """The records with the images and the n of the purifier that has the fewest, so that all can be compared."""
     best = {}
     for header, frame in records:
-        name, size = header["config"]["purifier"], (len(frame), header["config"]["n"])
+        name, size = label(header), (len(frame), header["config"]["n"])
         best[name] = max(best.get(name, size), size)
     return _of_size(records, *min(best.values()))
 
@@ -101,18 +102,13 @@ def at_equal_n(records: Records) -> Records:
 def _of_size(records: Records, images: int, n: int) -> Records:
     chosen = [(h, frame) for h, frame in records if (len(frame), h["config"]["n"]) == (images, n)]
 
-    def order(record: tuple[dict[str, Any], pd.DataFrame]) -> tuple[float, int]:
-        config = record[0]["config"]
-        return config["sigma"], PURIFIERS.index(config["purifier"])
-
-    return sorted(chosen, key=order)
+    return sorted(chosen, key=lambda record: (record[0]["config"]["sigma"], order(record[0]), label(record[0])))
 
 
 def overview(records: Records, epsilons: Sequence[float] = EPSILONS) -> pd.DataFrame:
     """A frame of many records: one row a noise level and purifier, certified accuracy with its interval as text."""
     rows = [
-        {"sigma": f"{header['config']['sigma']:g}", "purifier": header["config"]["purifier"]}
-        | _cells(header, frame, epsilons)
+        {"sigma": f"{header['config']['sigma']:g}", "purifier": label(header)} | _cells(header, frame, epsilons)
         for header, frame in records
     ]
     return pd.DataFrame(rows)
@@ -147,7 +143,7 @@ def best_one_step(records: Records) -> str:
         rows = [(certified_accuracy(header, frame, [epsilon]).iloc[0], header) for header, frame in one_step]
         row, header = max(rows, key=lambda item: item[0].accuracy)
         if row.accuracy > 0:
-            name, share = header["config"]["purifier"], percent(row.accuracy, row.low, row.high)
+            name, share = label(header), percent(row.accuracy, row.low, row.high)
             parts.append(f"`{name}` at $\\epsilon = {epsilon:g}$ ({share}%)")
     return f"With one network call, {', '.join(parts)} certifies most; where intervals overlap, the order is open."
 

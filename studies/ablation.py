@@ -5,6 +5,7 @@
 
 import gzip
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ import torch
 import tyro
 
 from cpur import paths
-from cpur.checkpoints import write_json
+from cpur.checkpoints import read_json, write_json
 from cpur.config import CertifyConfig
 from cpur.data import load_dataset
 from cpur.engine import certify_dataset, identity, record_file, versions
@@ -61,6 +62,27 @@ VARIANTS = {
     "classifier": Variant(finetune={"train": "classifier"}),
     "both": Variant(finetune={"loss": "features", "train": "both"}),
 }
+
+
+# The weights of seed 0 that are committed, and their names below models/.
+PUBLISHED = {
+    "l1": "digits-consistency-l1",
+    "l2": "digits-consistency-l2",
+    "features": "digits-consistency-features",
+    "features-random": "digits-consistency-features-random",
+    "features-autoencoder": "digits-consistency-features-autoencoder",
+    "classifier": "digits-cnn-purified",
+    "both": "digits-cnn-both",
+}
+
+CARD = """# {name}
+
+{what}
+
+- Made by `python -m studies.ablation`, variant `{variant}`, seed 0: {steps} steps of {batch_size} images, RAdam,
+  weights averaged with decay {ema:g}; all values in `finetune.json`, the loss curve in `history.csv`.
+- Data: the 1,097 training digits of scikit-learn (UCI ML hand-written digits), 8 x 8. Licence: MIT.
+"""
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,20 @@ class Workbench:
         steps = {} if self.steps is None else {"steps": self.steps}
         return Finetuning(FinetuneConfig(**values, **variant.finetune, **steps, out=f"{self.work}/{name}/{seed}")).run()
 
+    def publish(self, models: Path) -> None:
+        """Copies the weights of seed 0 that are committed, with a card."""
+        for variant, name in PUBLISHED.items():
+            tuned = self.finetuned(variant, 0)
+            source = tuned.classifier or tuned.purifier
+            shutil.copytree(source, models / name, dirs_exist_ok=True)
+            shutil.copy(source.parent / "history.csv", models / name)
+            values = read_json(source / "finetune.json")
+            what = f"`digits-consistency`, fine-tuned with the loss `{values['loss']}`."
+            if tuned.classifier:
+                before = "`digits-consistency-features`" if variant == "both" else "`digits-consistency`"
+                what = f"`digits-cnn`, fine-tuned on images purified by {before}."
+            (models / name / "README.md").write_text(CARD.format(name=name, what=what, variant=variant, **values))
+
     def _base(self, variant: Variant, seed: int) -> str | None:
         return f"{self.models}/{seed}/{EMBEDDED[variant.purifier]}" if seed else None
 
@@ -140,13 +176,15 @@ class Workbench:
 
 
 def main(records: str = "records/ablation", models: str = "runs/models") -> None:
-    """Makes the records of the ablations where they are missing; about two hours on two cores.
+    """Makes the records of the ablations, and the fine-tuned models, where they are missing; two hours on two cores.
 
     Args:
         records: where they are put.
         models: holds a folder for each further training seed (``python -m studies.models --seed 1 --out FOLDER/1``).
     """
-    Workbench(models=models, records=records).make_all(partial(bar, unit="variant"))
+    bench = Workbench(models=models, records=records)
+    bench.make_all(partial(bar, unit="variant"))
+    bench.publish(paths.models())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
 """The ablations: made at tiny size, read again, and verdicts on planted results."""
 
-from dataclasses import dataclass
+import re
+import shlex
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 
-from cpur.ablation import CLAIMS, Ablation, accuracy_table, claims_table, measure_table
+from cpur import CertifyConfig, FinetuneConfig
+from cpur.ablation import CLAIMS, Ablation, accuracy_table, claims_table, deciding_commands, measure_table
+from cpur.paths import root
 from studies.ablation import VARIANTS, Workbench
 
 
@@ -68,15 +75,35 @@ class Planted(Ablation):
 def test_verdicts_follow_what_was_planted():
     table = claims_table(Planted("nowhere"))
     rank = list(VARIANTS).index
-    for claim, verdict in zip(CLAIMS, table.verdict, strict=True):
+    assert list(table.verdict[len(CLAIMS) :]) == ["not decidable on digits"] * 3
+    for claim, verdict in zip(CLAIMS, table.verdict[: len(CLAIMS)], strict=True):
         higher = rank(claim.better) > rank(claim.worse)
         assert verdict == ("held" if higher == (claim.column is None) else "did not hold"), claim.text
 
 
 def test_few_seeds_decide_nothing():
-    assert set(claims_table(Planted("nowhere", count=2)).verdict) == {"undecided: 2 of 3 seeds"}
+    table = claims_table(Planted("nowhere", count=2))
+    assert set(table.verdict[: len(CLAIMS)]) == {"undecided: 2 of 3 seeds"}
 
 
 def test_claims_are_about_variants():
     for claim in CLAIMS:
         assert {claim.better, claim.worse} <= set(VARIANTS)
+
+
+def test_deciding_commands_have_real_parameters():
+    """Notebook parameters are fields or parameters of the notebook; flags are those of the command line."""
+    transport = nbformat.read(root() / "notebooks/transport.ipynb", as_version=4).cells[1].source
+    known = {
+        "finetune": {field.name for field in fields(FinetuneConfig)},
+        "transport": set(re.findall(r"^(\w+):", transport, re.M)),
+    }
+    certify = {field.name for field in fields(CertifyConfig)}
+    for claim in CLAIMS:
+        for command in deciding_commands(claim):
+            words = shlex.split(command)
+            if words[0] == "cpur":
+                assert {word[2:].replace("-", "_") for word in words if word.startswith("--")} <= certify
+                continue
+            used = {after.split(":")[0] for word, after in pairwise(words) if word in ("-p", "-y")}
+            assert used <= known[Path(words[1]).stem]

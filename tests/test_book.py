@@ -103,7 +103,10 @@ def test_the_book_builds_without_warnings(tmp_path):
         "records",
         "scale",
         "own-classifier",
+        "finetune",
         "pages/pretrain",
+        "pages/transport",
+        "pages/ablations",
         "pages/digits-s0.5",
     )
     for page in pages:
@@ -130,7 +133,7 @@ def test_the_page_of_plans_shows_what_the_command_prints(capsys):
 
 
 def test_commands_in_the_pages_are_commands():
-    for page in ("plans", "records", "scale", "own-classifier"):
+    for page in ("plans", "records", "scale", "own-classifier", "finetune"):
         text = (root() / f"book/{page}.md").read_text()
         for name in re.findall(r"(?:^|-- |`)cpur ([a-z]+)", text, re.M):
             assert name in {command.__name__ for command in cli.COMMANDS}, name

@@ -11,6 +11,8 @@ from cpur import load_classifier, load_purifier
 from cpur.checkpoints import checkpoint_hash, inference_device, load_network, save_network
 from cpur.classifiers import save_classifier
 from cpur.paths import models
+from studies.ablation import PUBLISHED
+from studies.models import WHAT
 from studies.pretrain import new_network
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -97,12 +99,13 @@ def test_hash_covers_what_is_computed_with(tmp_path):
 
 def test_embedded_models_are_small_and_have_cards():
     files = list(models().rglob("*.safetensors"))
-    assert len(files) == 4
+    assert {file.parent.name for file in files} == {*WHAT, *PUBLISHED.values()}
     assert max(file.stat().st_size for file in files) < 3e6
     for file in files:
         card = (file.parent / "README.md").read_text()
-        for word in ("make models", "seed 0", "steps", "Loss curve"):
+        for word in ("Made by `", "seed 0", "steps", "oss curve"):
             assert word in card
+        assert (file.parent / "history.csv").is_file()
 
 
 def test_device(rejected):

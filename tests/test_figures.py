@@ -21,7 +21,16 @@ def record(
     calls=1,
     plan="fixed",
 ):
-    config = {"purifier": purifier, "sigma": 0.5, "n": n, "alpha": 0.001, "epsilons": [0.0, 0.2], "plan": plan}
+    config = {
+        "purifier": purifier,
+        "checkpoint": None,
+        "classifier_checkpoint": None,
+        "sigma": 0.5,
+        "n": n,
+        "alpha": 0.001,
+        "epsilons": [0.0, 0.2],
+        "plan": plan,
+    }
     frame = pd.DataFrame({"radius": radii, "correct": correct, "prediction": [1] * len(radii)})
     return {"config": config, "network_calls": calls}, frame
 

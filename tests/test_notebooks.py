@@ -17,9 +17,11 @@ from cpur.paths import root
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 SMALL = {"n": 200, "n0": 20, "num_images": 4, "batch_size": 50}
 RUNS = {
+    "ablations": [{}],
     "certify": [SMALL, SMALL | {"plan": "sequential", "purifier": "none"}],
     "compare": [{}],
     "finetune": [{"steps": 3, "batch_size": 16, "n": 100, "num_images": 4, "train": "both"}],
+    "transport": [{"purifiers": ["onestep-edm", "consistency"], "sigmas": [0.5], "seeds": 1}],
     "pretrain": [{}, {"train": True, "effort": 0.002}],
 }
 

@@ -23,7 +23,7 @@ def test_verdicts():
     assert Difference(1.0, 0.1, 2.0).verdict == "held"
     assert Difference(1.0, -0.1, 2.0).verdict == "undecided"
     assert Difference(-1.0, -2.0, -0.1).verdict == "did not hold"
-    assert str(Difference(1.234, -0.5, 2)) == "+1.23 [-0.50, +2.00]"
+    assert str(Difference(1.234, -0.5, 2.0)) == "+1.23 [-0.50, +2.00]"
 
 
 def covered(runs, draw, truth, **options):
