@@ -7,7 +7,7 @@ P ?= -p sigma 0.5
 comma := ,
 space := $() $()
 
-.PHONY: certify test book models records lint clean setup help
+.PHONY: certify test book models records ablations lint clean setup help
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make book      build the book into _build/html (FRESH=1 runs every page anew)"
 	@echo "make models    train the embedded models from scratch into models/"
 	@echo "make records   make the committed records anew where they are missing (about an hour)"
+	@echo "make ablations fine-tune, certify and measure every variant, where its records are missing (about three hours)"
 	@echo "make lint      check style; make clean removes what was built"
 
 setup: $(READY)
@@ -43,13 +44,16 @@ SHAPES = $(subst $(space),$(comma),$(strip \
   cpur.ablation cpur.arithmetic cpur.checkpoints cpur.classifiers cpur.compare cpur.data cpur.finetune cpur.losses cpur.measures \
   cpur.metrics cpur.noise cpur.paired cpur.purifiers cpur.sampling cpur.schedules cpur.smooth cpur.transport studies.pretrain))
 test: $(READY)
-	@$(BIN)/python -m pytest --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
+	@$(BIN)/python -m pytest -n 2 --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
 
 book: $(READY)
 	FRESH=$(FRESH) $(BIN)/jupyter-book build book/
 
 models: $(READY)
 	$(BIN)/python -m studies.models
+
+ablations: $(READY)
+	$(BIN)/python -m studies.ablation
 
 records: $(READY)
 	$(BIN)/python -m studies.records

@@ -27,6 +27,7 @@ from cpur.metrics import load_extractor
 from cpur.progress import bar
 from cpur.purifiers import EMBEDDED, load_purifier
 from cpur.recipes import FinetuneConfig
+from studies.models import Workshop
 
 SEEDS = (0, 1, 2)
 NOISE_SEEDS = (0, 1, 2)  # of the measures
@@ -106,7 +107,11 @@ class Workbench:
     num_images: int = 500
 
     def make_all(self, progress: Callable | None = None) -> None:
-        """Makes what is missing, two jobs at a time, each on one thread."""
+        """Makes what is missing, the models of further seeds among it; two jobs at a time, each on one thread."""
+        for seed in SEEDS[1:]:
+            folder = paths.anchored(self.models) / str(seed)
+            if not all((folder / name / "README.md").is_file() for name in set(EMBEDDED.values())):
+                Workshop(folder, seed).make_all()
         names, seeds = zip(*((name, seed) for seed in SEEDS for name in VARIANTS), strict=True)
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             done = pool.map(self.make, names, seeds)
@@ -176,11 +181,11 @@ class Workbench:
 
 
 def main(records: str = "records/ablation", models: str = "runs/models") -> None:
-    """Makes the records of the ablations, and the fine-tuned models, where they are missing; two hours on two cores.
+    """Makes the records of the ablations, and the fine-tuned models, where they are missing: three hours on two cores.
 
     Args:
         records: where they are put.
-        models: holds a folder for each further training seed (``python -m studies.models --seed 1 --out FOLDER/1``).
+        models: holds the models of each further training seed, in a folder of its number; missing ones are trained.
     """
     bench = Workbench(models=models, records=records)
     bench.make_all(partial(bar, unit="variant"))
