@@ -163,8 +163,9 @@ def embedded_features(name: str) -> DigitsCNN:
 
 
 def save_classifier(model: nn.Module, folder: Path) -> None:
-    """Writes config.json and model.safetensors."""
-    checkpoints.write_json(folder / "config.json", model.settings)
+    """Writes model.safetensors, and config.json for a digits network: any other is made by its own function."""
+    if hasattr(model, "settings"):
+        checkpoints.write_json(folder / "config.json", model.settings)
     save_model(model, str(folder / WEIGHTS))
 
 

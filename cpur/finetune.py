@@ -11,6 +11,7 @@ classifier is fine-tuned.
 """
 
 import copy
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Finetuning:
     All that step i draws is keyed by (seed, i), so the state on disk needs no generator.
 
     Raises:
-        InputError: what the configuration names is missing, or its folder holds another run.
+        InputError: what the configuration names is missing, its folder holds another run, or the loss is not finite.
     """
 
     def __init__(self, config: FinetuneConfig) -> None:
@@ -98,7 +99,12 @@ class Finetuning:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             for step in progress(steps, start, total) if progress else steps:
                 torch.manual_seed(NoiseKey(self.config.seed, "finetune", 0).torch_seed(step))
-                self.losses.append(self._step())
+                losses = self._step()
+                if not all(map(math.isfinite, losses)):
+                    raise InputError(
+                        f"the loss of step {step + 1} is not finite: lower lr and start anew in another folder"
+                    )
+                self.losses.append(losses)
                 if (step + 1) % SAVE_EVERY == 0:
                     self._save()
         self._save()
@@ -154,11 +160,15 @@ class Finetuning:
             return
         try:
             state = torch.load(file, map_location=self.device, weights_only=True)
-            same = state["identity"] == self.identity and len(state["losses"]) <= self.config.steps
+            same, done = state["identity"] == self.identity, len(state["losses"])
         except Exception as error:  # unpickling raises many kinds
             raise InputError(f"{paths.shown(file)} cannot be read: {error}; delete it to start anew") from error
         if not same:
             raise InputError(f"{paths.shown(self.out)} holds another fine-tuning run: name another folder as out")
+        if done > self.config.steps:
+            raise InputError(
+                f"{paths.shown(self.out)} holds {done} steps, and steps is {self.config.steps}: name another folder"
+            )
         for name in ("trained", "average", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.losses = state["losses"]

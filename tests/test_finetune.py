@@ -68,6 +68,9 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path, rejected):
     tuned(tmp_path, steps=1)
     with rejected("holds another fine-tuning run"):
         tuned(tmp_path, steps=1, seed=1)
+    tuned(tmp_path, steps=2)
+    with rejected("holds 2 steps, and steps is 1"):
+        tuned(tmp_path, steps=1)
     (tmp_path / "run/training.pt").write_bytes(b"torn")
     with rejected("cannot be read.*delete it to start anew"):
         tuned(tmp_path, steps=1)
@@ -220,6 +223,29 @@ def test_presets_are_the_papers():
 def test_bad_values(values, match, rejected):
     with rejected(match):
         FinetuneConfig(**values)
+
+
+def test_a_classifier_of_ones_own_is_tuned(tmp_path, monkeypatch):
+    """Its weights are written as safetensors, and its function gets their folder."""
+    (tmp_path / "foreign.py").write_text(
+        "import torch\nfrom safetensors.torch import load_model\n"
+        "def make(folder=None):\n"
+        "    torch.manual_seed(0)\n"
+        "    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+        "    if folder: load_model(model, f'{folder}/model.safetensors')\n"
+        "    return model\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = tuned(tmp_path, train="classifier", classifier="foreign:make", steps=2)
+    before, after = (load_classifier("foreign:make", folder) for folder in (None, result.classifier))
+    assert not torch.equal(weights(before), weights(after))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, rejected):
+    run = Finetuning(replace(SHORT, out=str(tmp_path), lr=0.99, steps=200, batch_size=2))
+    run.distance = lambda x, y: (x - y).flatten(1).sum(1) / 0
+    with rejected("the loss of step 1 is not finite"):
+        run.run()
 
 
 def test_what_cannot_be_tuned(tmp_path, rejected):
