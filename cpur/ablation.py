@@ -204,3 +204,12 @@ def deciding_commands(claim: Claim) -> list[str]:
         f"papermill notebooks/transport.ipynb runs/transport-0.ipynb -p dataset cifar10 -p features inception "
         f"-y 'purifiers: [{', '.join(folders)}]'",
     ]
+
+
+def decisions(claims: Sequence[Claim] = CLAIMS) -> str:
+    """The claims with the commands that would decide them, as Markdown; claims of the same commands together."""
+    groups: dict[str, list[str]] = {}
+    for claim in claims:
+        commands = "\n".join(deciding_commands(claim)).replace(" -", " \\\n  -")
+        groups.setdefault(commands, []).append(f"- {claim.text}")
+    return "\n".join("\n".join(texts) + f"\n\n```\n{commands}\n```\n" for commands, texts in groups.items())

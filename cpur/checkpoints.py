@@ -114,6 +114,7 @@ def checkpoint_hash(folder: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+FINETUNED = "finetune.json"  # how a fine-tuned model was made
 CONFIGURATION = ("config.json", "scheduler_config.json", "preconditioning.json")
 
 

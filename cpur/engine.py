@@ -14,6 +14,7 @@ from torch import nn
 
 from cpur import checkpoints, paths
 from cpur.arithmetic import Arithmetic
+from cpur.checkpoints import FINETUNED
 from cpur.classifiers import BaseClassifier, classifier_hash, load_classifier
 from cpur.config import CertifyConfig
 from cpur.data import ImageSet, load_dataset
@@ -105,10 +106,13 @@ def prepare(config: CertifyConfig) -> Job:
 def header(job: Job, share: Share) -> dict[str, Any]:
     """The first line of a record."""
     config = job.config
+    classifier = config.classifier_checkpoint and paths.anchored(config.classifier_checkpoint)
+    folders = filter(None, (purifier_folder(config.purifier, config.checkpoint), classifier))
     return {
         "format": FORMAT,
         "identity": job.identity,
         "config": asdict(config),
+        "finetuned": [checkpoints.read_json(f / FINETUNED) for f in folders if (f / FINETUNED).is_file()],
         "network_calls": job.network_calls,
         "versions": versions(),
         "hardware": {

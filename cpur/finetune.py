@@ -186,7 +186,7 @@ class Finetuning:
                 for file in ("preconditioning.json", "scheduler_config.json"):
                     if (source / file).is_file():
                         shutil.copy(source / file, folder)
-            checkpoints.write_json(folder / "finetune.json", self.identity | {"steps": self.config.steps})
+            checkpoints.write_json(folder / checkpoints.FINETUNED, self.identity | {"steps": self.config.steps})
         columns = [{"purifier": f"{self.config.loss} distance", "classifier": "cross-entropy"}[n] for n in self.trained]
         history = stretches(pd.DataFrame(self.losses, columns=columns))
         history.to_csv(self.out / "history.csv", index=False, float_format="%.5g")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cpur import checkpoints
 from cpur.config import PURIFIERS, CertifyConfig
 from cpur.errors import InputError, choose
+from cpur.paths import models
 from cpur.schedules import alphas_cumprod, consistency_scalings, edm_scalings, karras_sigmas, timestep_of
 
 Sigma = float | Float[Tensor, "b"]
@@ -191,9 +192,6 @@ EMBEDDED = {
 }
 
 
-COMPARED = (*EMBEDDED, "consistency@models/digits-consistency-features")  # of the digits, also fine-tuned
-
-
 def purifier_folder(name: str, checkpoint: str | Path | None = None) -> Path | None:
     """The checkpoint folder of a purifier; None for ``none``."""
     choose("purifier", name, PURIFIERS)
@@ -241,7 +239,12 @@ def load_purifiers(entries: Sequence[str]) -> dict[str, Purifier]:
     return {Path([name, *folder][-1]).name: load_purifier(name, *folder) for name, *folder in pairs}
 
 
+def embedded_purifiers() -> dict[str, Purifier]:
+    """Those of the digits, and the consistency model fine-tuned with features."""
+    return load_purifiers([*EMBEDDED, f"consistency@{models() / 'digits-consistency-features'}"])
+
+
 def comparable_purifiers(config: CertifyConfig) -> dict[str, Purifier]:
     """The purifier of a configuration, and beside it the embedded ones where the data set is theirs."""
-    purifiers = load_purifiers(COMPARED) if config.dataset == "digits" else {}
+    purifiers = embedded_purifiers() if config.dataset == "digits" else {}
     return purifiers | {config.purifier: load_purifier(config.purifier, config.checkpoint)}

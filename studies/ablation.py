@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from cpur import paths
-from cpur.checkpoints import read_json, write_json
+from cpur.checkpoints import FINETUNED, read_json, write_json
 from cpur.config import CertifyConfig
 from cpur.data import load_dataset
 from cpur.engine import certify_dataset, identity, record_file, versions
@@ -150,7 +150,7 @@ class Workbench:
             source = tuned.classifier or tuned.purifier
             shutil.copytree(source, models / name, dirs_exist_ok=True)
             shutil.copy(source.parent / "history.csv", models / name)
-            values = read_json(source / "finetune.json")
+            values = read_json(source / FINETUNED)
             what = f"`digits-consistency`, fine-tuned with the loss `{values['loss']}`."
             if tuned.classifier:
                 before = "`digits-consistency-features`" if variant == "both" else "`digits-consistency`"

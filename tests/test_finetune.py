@@ -272,3 +272,5 @@ def test_before_and_after_are_certified_alike(tmp_path):
     headers = [json.loads(file.read_text().split("\n")[0]) for file in (tmp_path / "records").glob("*.jsonl")]
     assert len({header["identity"]["purifier_hash"] for header in headers}) == 2
     assert len(headers) == 4
+    assert sorted(len(header["finetuned"]) for header in headers) == [0, 0, 1, 1]
+    assert all(made["loss"] == "l2" and made["steps"] == 2 for header in headers for made in header["finetuned"])
