@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cpur import CertifyConfig, certify_dataset, load_record
-from cpur.accuracy import average_certified_radius, certified_accuracy, envelope, wilson
+from cpur.accuracy import average_certified_radius, certified_accuracy, envelope, label, wilson
 from cpur.export import tsv
 from cpur.tables import ENVELOPE, envelope_overview, latex, markdown, overview, summary
 
@@ -22,6 +22,15 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def records(folder):
     return [load_record(certify_dataset(replace(SMALL, sigma=s, records_dir=folder)).file) for s in (0.12, 0.25)]
+
+
+def test_rows_of_fine_tuned_models_are_told_apart(records):
+    header, frame = records[0]
+    config = header["config"] | {"checkpoint": "runs/a/tuned", "classifier_checkpoint": "models/digits-cnn-both"}
+    tuned = (header | {"config": config}, frame.assign(correct=False))
+    assert label(header) == "none"
+    assert label(tuned[0]) == "tuned + digits-cnn-both"
+    assert list(envelope([tuned, records[0]], [0.0]).purifier) == ["none", "tuned + digits-cnn-both"]
 
 
 def test_certified_accuracy_counts(records):

@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from cpur import load_dataset, load_purifier
-from cpur.purifiers import PFODE, Consistency, NoPurifier, OneStepDDPM, OneStepEDM
+from cpur.purifiers import (
+    PFODE,
+    Consistency,
+    NoPurifier,
+    OneStepDDPM,
+    OneStepEDM,
+    embedded_purifiers,
+    load_purifiers,
+)
 from cpur.schedules import alphas_cumprod, consistency_scalings, edm_scalings, karras_sigmas, timestep_of
 
 S = 0.3  # standard deviation of the Gaussian data, on [0, 1] pixels with mean 0
@@ -162,6 +170,13 @@ def test_embedded_purifiers_bring_images_closer(name):
         purified = load_purifier(name).denoise(noisy, 0.5)
     assert purified.shape == noisy.shape
     assert (purified - data.images).square().mean() < 0.35 * (noisy - data.images).square().mean()
+
+
+def test_several_are_loaded_by_name_and_folder():
+    loaded = load_purifiers(["none", "consistency@models/digits-consistency"])
+    assert list(loaded) == ["none", "digits-consistency"]
+    assert isinstance(loaded["digits-consistency"], Consistency)
+    assert list(embedded_purifiers())[-1] == "digits-consistency-features"
 
 
 def test_bad_input(rejected, x):
