@@ -92,7 +92,7 @@ def accuracy_table(ablation: Ablation, rows: Named, baseline: str) -> pd.DataFra
         shares = certified_shares(found, EPSILONS)
         cells = {f"eps {e:g}": f"{mean:.1f}" for e, mean in zip(EPSILONS, shares.mean(0), strict=True)}
         difference = "" if name == baseline else str(accuracy_difference(found, radii[baseline], EPSILONS))
-        table[name] = cells | {"mean": f"{shares.mean():.2f}", f"less {baseline}": difference}
+        table[name] = cells | {"mean": f"{shares.mean():.2f}", f"minus {baseline}": difference}
     frame = pd.DataFrame(table).T
     frame.attrs["caption"] = f"{len(seeds)} training seeds, {images} test images"
     return frame
@@ -107,7 +107,7 @@ def measure_table(
     for name in variants:
         by_sigma = {f"sigma {s:g}": f"{ablation.measures(name, column, seeds, [s]).mean():.3f}" for s in sigmas}
         ours, theirs = (ablation.measures(variant, column, seeds) for variant in (name, baseline))
-        table[name] = by_sigma | {f"less {baseline}": "" if name == baseline else str(seed_difference(ours, theirs))}
+        table[name] = by_sigma | {f"minus {baseline}": "" if name == baseline else str(seed_difference(ours, theirs))}
     return pd.DataFrame(table).T
 
 
