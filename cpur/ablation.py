@@ -94,7 +94,7 @@ def accuracy_table(ablation: Ablation, rows: Named, baseline: str) -> pd.DataFra
         difference = "" if name == baseline else str(accuracy_difference(found, radii[baseline], EPSILONS))
         table[name] = cells | {"mean": f"{shares.mean():.2f}", f"minus {baseline}": difference}
     frame = pd.DataFrame(table).T
-    frame.attrs["caption"] = f"{len(seeds)} training seeds, {images} test images"
+    frame.attrs["caption"] = f"training seeds: {len(seeds)}, test images: {images}"
     return frame
 
 

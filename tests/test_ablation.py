@@ -43,7 +43,7 @@ def test_rows_share_their_images(made):
     ablation = Ablation(made[1] / "records")
     rows = {"cnn": ("features", "digits-cnn"), "mlp": ("features", "digits-mlp")}
     table = accuracy_table(ablation, rows, "cnn")
-    assert table.attrs["caption"] == "1 training seeds, 2 test images"
+    assert table.attrs["caption"] == "training seeds: 1, test images: 2"
     assert list(table.index) == ["cnn", "mlp"]
 
 
