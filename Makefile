@@ -39,12 +39,13 @@ certify: $(READY)
 	$(BIN)/python -m cpur show runs/certify.ipynb && \
 	echo "certify: $$(( $$(date +%s) - start )) s"
 
+# Two processes of one thread each: threads of several processes on the same cores wait for one another.
 # jaxtyping checks the shapes of the tensor functions at every call the tests make. cpur.config checks its own values.
 SHAPES = $(subst $(space),$(comma),$(strip \
   cpur.ablation cpur.arithmetic cpur.checkpoints cpur.classifiers cpur.compare cpur.data cpur.finetune cpur.losses cpur.measures \
   cpur.metrics cpur.noise cpur.paired cpur.purifiers cpur.sampling cpur.schedules cpur.smooth cpur.transport studies.pretrain))
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2 --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
 
 book: $(READY)
 	FRESH=$(FRESH) $(BIN)/jupyter-book build book/

@@ -143,7 +143,8 @@ def check_types(namespace: Mapping[str, Any], **types: type) -> None:
         choose("parameter", name, types)
     for name, kind in types.items():
         value = namespace[name]
-        wider = {float: int, tuple: list}.get(kind)  # what papermill may give for it
-        if (not isinstance(value, kind) and type(value) is not wider) or (isinstance(value, bool) and kind is not bool):
+        stands_for = {list: (), int: 0.0}.get(type(value), value)  # what papermill may give for a tuple or a float
+        right = isinstance(value, kind) or isinstance(stands_for, kind)
+        if not right or (isinstance(value, bool) and kind is not bool):
             said = getattr(kind, "__name__", kind)
             raise InputError(f"{name} must be {said}; got {value!r} ({type(value).__name__})")

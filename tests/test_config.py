@@ -72,6 +72,11 @@ def test_missing_parameter(rejected):
 def test_check_types(rejected):
     check_types({"train": True, "seed": 1}, train=bool, seed=int)
     check_types({"sigma": 1}, sigma=float)
+    check_types(
+        {"sigmas": [1], "root": None, "purifiers": ["none"]}, sigmas=tuple, root=str | None, purifiers=tuple | None
+    )
+    with rejected(r"root must be str \| None; got 3"):
+        check_types({"root": 3}, root=str | None)
     with rejected("train must be bool; got 'true'"):
         check_types({"train": "true"}, train=bool)
     with rejected("parameter must be one of train"):

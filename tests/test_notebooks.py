@@ -3,9 +3,12 @@
 import dataclasses
 import inspect
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import papermill
@@ -120,8 +123,9 @@ def test_a_killed_notebook_goes_on_where_it_stopped(tmp_path):
     parameters = SMALL | {"num_images": 200, "n": 2000, "batch_size": 250, "records_dir": str(tmp_path)}
     flags = [part for name, value in parameters.items() for part in ("-p", str(name), str(value))]
     command = [sys.executable, "-m", "papermill", str(root() / "notebooks/certify.ipynb"), str(tmp_path / "a.ipynb")]
+    two = {"env": os.environ | {"OMP_NUM_THREADS": "2"}}  # samplers side by side
     with subprocess.Popen(
-        [*command, *flags], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*command, *flags], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **two
     ) as process:
         kept = kill_when_lines(process, tmp_path, 5)
     last = SMALL | {"num_images": 200, "n": 2000, "batch_size": 250}
@@ -135,10 +139,6 @@ def test_a_killed_notebook_goes_on_where_it_stopped(tmp_path):
 
 def kill_when_lines(process, folder, count):
     """Kills the process group once a record has ``count`` images; returns the record's whole lines."""
-    import os
-    import signal
-    import time
-
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         files = list(folder.glob("*.jsonl"))
