@@ -149,7 +149,7 @@ CLAIMS = (
 
 
 UNDECIDABLE = {
-    "LPIPS itself gives the lowest FID and the highest certified accuracy": "LPIPS fits photographs; see `features`",
+    "LPIPS itself gives the lowest FID and the highest certified accuracy": "LPIPS fits photographs",
     "Certifies more than Diffusion Calibration": "joins with that method",
     "The same order on ImageNet-64": "needs ImageNet",
 }

@@ -14,6 +14,7 @@ PURIFIERS = ("none", "onestep-ddpm", "onestep-edm", "pf-ode", "consistency")
 
 
 def number(field: str, value: Any, whole: bool = False) -> float | int:
+    """``value`` as a finite number, or InputError."""
     kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{field} must be {kind}; got {value!r} ({type(value).__name__})")
@@ -23,6 +24,7 @@ def number(field: str, value: Any, whole: bool = False) -> float | int:
 
 
 def text(field: str, value: Any, optional: bool) -> str | None:
+    """``value`` as text that is not empty, or None where that is allowed; else InputError."""
     if (optional and value is None) or (isinstance(value, str) and value):
         return value
     raise InputError(f"{field} must be text{' or None' if optional else ''}; got {value!r}")
