@@ -56,7 +56,7 @@ def naive(base: nn.Module, images: torch.Tensor, n: int, batch_size: int, num_cl
 
 def engine(base: nn.Module, images: torch.Tensor, n: int, batch_size: int, num_classes: int) -> float:
     """Samples a second of one sampler."""
-    sampler = Sampler(base, num_classes, SIGMA, 0, batch_size)
+    sampler = Sampler(base, num_classes, (SIGMA,), 0, batch_size)
     start = time.perf_counter()
     list(sampler.run(Task(i, x, once(Draw("benchmark", n))) for i, x in enumerate(images)))
     return len(images) * n / (time.perf_counter() - start)
@@ -115,7 +115,7 @@ def all_cores(base: nn.Module, images: torch.Tensor, n: int, batch_size: int, nu
     """Samples a second of the samplers that the engine runs side by side on a CPU."""
     tasks = (Task(i, x, once(Draw("benchmark", n))) for i, x in enumerate(images))
     start = time.perf_counter()
-    list(side_by_side(lambda: Sampler(base, num_classes, SIGMA, 0, batch_size), tasks, THREADS))
+    list(side_by_side(lambda: Sampler(base, num_classes, (SIGMA,), 0, batch_size), tasks, THREADS))
     return len(images) * n / (time.perf_counter() - start)
 
 

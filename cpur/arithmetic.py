@@ -79,6 +79,6 @@ class _Computed(nn.Module):
             mode = "reduce-overhead" if "graphs" in arithmetic.options else "default"
             self.compute = torch.compile(self.module, dynamic=False, mode=mode)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+    def forward(self, x: Float[Tensor, "b c h w"], *sigma: Float[Tensor, "b"]) -> Float[Tensor, "b k"]:
         with self.arithmetic.active(x.device):
-            return self.compute(x.contiguous(memory_format=self.memory_format)).float()
+            return self.compute(x.contiguous(memory_format=self.memory_format), *sigma).float()

@@ -170,7 +170,7 @@ def save_classifier(model: nn.Module, folder: Path) -> None:
 
 
 class BaseClassifier(nn.Module):
-    """The base classifier f at one noise level: ``classifier(denoise(x, sigma))``."""
+    """The base classifier f: ``classifier(denoise(x, sigma))``, at one noise level or at that of each image."""
 
     def __init__(self, purifier: Purifier, classifier: nn.Module, sigma: float) -> None:
         super().__init__()
@@ -178,5 +178,6 @@ class BaseClassifier(nn.Module):
         self.classifier = classifier
         self.sigma = sigma
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        return self.classifier(self.purifier.denoise(x, self.sigma))
+    def forward(self, x: Float[Tensor, "b c h w"], sigma: Float[Tensor, "b"] | None = None) -> Float[Tensor, "b k"]:
+        """The logits; without noise levels, one an image, at its own."""
+        return self.classifier(self.purifier.denoise(x, self.sigma if sigma is None else sigma))

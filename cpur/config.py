@@ -2,13 +2,13 @@
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from cpur.arithmetic import Arithmetic
 from cpur.errors import InputError, choose
-from cpur.plans import PLANS, Plan
+from cpur.plans import PLANS, Plan, sequential
 
 PURIFIERS = ("none", "onestep-ddpm", "onestep-edm", "pf-ode", "consistency")
 
@@ -21,6 +21,21 @@ def number(field: str, value: Any, whole: bool = False) -> float | int:
     if whole and value != int(value):
         raise InputError(f"{field} must be {kind}; got {value!r}")
     return int(value) if whole else float(value)
+
+
+def numbers(field: str, value: Any, kind: str) -> tuple[float, ...]:
+    """``value`` as finite numbers, at least one, or InputError."""
+    if not isinstance(value, list | tuple) or not value:
+        raise InputError(f"{field} must be a list of {kind}; got {value!r} (papermill: -y '{field}: [0.25, 0.5]')")
+    return tuple(number(field, one) for one in value)
+
+
+def noise_level(field: str, value: Any) -> float:
+    """``value`` as a noise level, or InputError."""
+    sigma = number(field, value)
+    if not 0 < sigma <= 16:
+        raise InputError(f"{field} must lie in (0, 16] (pixels are in [0, 1], so 0.5 is strong noise); got {value!r}")
+    return sigma
 
 
 def text(field: str, value: Any, optional: bool) -> str | None:
@@ -55,12 +70,8 @@ class NotebookConfig:
 
 
 @dataclass(frozen=True)
-class CertifyConfig(NotebookConfig):
-    """What is certified, and how.
-
-    Raises:
-        InputError: a value of the wrong type or out of range, in one sentence.
-    """
+class Subject:
+    """What is certified."""
 
     dataset: str = "digits"  # data set: digits, the handwritten digits inside scikit-learn
     root: str | None = None  # folder of the data set; digits needs none
@@ -69,7 +80,12 @@ class CertifyConfig(NotebookConfig):
     checkpoint: str | None = None  # purifier checkpoint, a folder; None takes the embedded one
     classifier: str = "digits-cnn"  # digits-cnn, digits-mlp, digits-vit, or a function module:function that makes one
     classifier_checkpoint: str | None = None  # its checkpoint; None takes the embedded one
-    sigma: float = 0.5  # standard deviation of the smoothing noise; pixels are in [0, 1]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How it is certified."""
+
     n0: int = 100  # noise samples that select the class
     n: int = 10_000  # fresh noise samples that estimate its probability, at most
     alpha: float = 0.001  # each certificate fails with probability at most alpha
@@ -82,7 +98,10 @@ class CertifyConfig(NotebookConfig):
     precision: str = "float32"  # float32, tf32 or bfloat16, and any of +channels_last +compile +graphs
     records_dir: str = "runs/records"  # where the record is written and resumed
 
-    def __post_init__(self) -> None:
+    PLANS: ClassVar[Mapping[str, Callable[[int, int, float], Plan]]] = PLANS
+
+    def shared(self) -> dict[str, Any]:
+        """The checked values of what every certification has, as the types that they stand for."""
         values: dict[str, Any] = {}
         for name in ("dataset", "purifier", "classifier", "plan", "device", "precision", "records_dir"):
             text(name, getattr(self, name), optional=False)
@@ -94,38 +113,118 @@ class CertifyConfig(NotebookConfig):
             if not low <= values[name] < 2**63:
                 raise InputError(f"{name} must be at least {low} and below 2**63; got {values[name]}")
         choose("purifier", self.purifier, PURIFIERS)
-        choose("plan", self.plan, PLANS)
+        choose("plan", self.plan, self.PLANS)
         values["precision"] = str(Arithmetic.parse(self.precision))
-
-        values["sigma"] = number("sigma", self.sigma)
-        if not 0 < values["sigma"] <= 16:
-            raise InputError(
-                f"sigma must lie in (0, 16] (pixels are in [0, 1], so 0.5 is strong noise); got {self.sigma!r}"
-            )
         values["alpha"] = number("alpha", self.alpha)
         if not 0 < values["alpha"] < 0.5:
             raise InputError(f"alpha must lie in (0, 0.5), commonly 0.001; got {self.alpha!r}")
-        last = PLANS[self.plan](values["n0"], values["n"], values["alpha"]).alphas[-1]
-        if last ** (1 / values["n"]) <= 0.5:
-            fewest = math.floor(math.log2(1 / last)) + 1
-            raise InputError(
-                f"n = {values['n']} samples can never certify at alpha = {values['alpha']} (plan {self.plan}): "
-                f"all of them in one class would still be no majority; take n >= {fewest}"
-            )
-        if not isinstance(self.epsilons, list | tuple) or not self.epsilons:
-            raise InputError(
-                f"epsilons must be a list of radii; got {self.epsilons!r} (papermill: -y 'epsilons: [0, 0.5]')"
-            )
-        values["epsilons"] = tuple(number("epsilons", e) for e in self.epsilons)
+        values["epsilons"] = numbers("epsilons", self.epsilons, "radii")
         if min(values["epsilons"]) < 0:
             raise InputError(f"epsilons must not be negative; got {self.epsilons!r}")
+        return values
+
+    def keep(self, values: dict[str, Any]) -> None:
+        """Sets checked values, and checks that n samples can certify at all."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        last = self.sampling_plan.alphas[-1] / self.shares
+        if last ** (1 / self.n) <= self.majority:
+            fewest = math.floor(math.log(last) / math.log(self.majority)) + 1
+            raise InputError(
+                f"n = {self.n} samples can never certify at alpha = {self.alpha} (plan {self.plan}): all of them in "
+                f"one class would still be no proof of a share above {self.majority:g}; take n >= {fewest}"
+            )
 
     @property
     def sampling_plan(self) -> Plan:
         """The plan with its looks."""
-        return PLANS[self.plan](self.n0, self.n, self.alpha)
+        return self.PLANS[self.plan](self.n0, self.n, self.alpha)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise."""
+
+    sigma: float = 0.5  # standard deviation of the smoothing noise; pixels are in [0, 1]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The noise levels of a cascade."""
+
+    sigmas: tuple[float, ...] = (0.25, 0.5, 1.0)  # standard deviations of the noise; pixels are in [0, 1]
+    threshold: float = 0.5  # p0: a level halts where the probability of a class is above it
+
+
+# The fields of a class come after those of the classes to its right.
+
+
+@dataclass(frozen=True)
+class CertifyConfig(Sampling, Noise, Subject, NotebookConfig):
+    """What is certified at one noise level, and how.
+
+    Raises:
+        InputError: a value of the wrong type or out of range, in one sentence.
+    """
+
+    shares: ClassVar[int] = 1  # bounds among which alpha is split
+    majority: ClassVar[float] = 0.5
+
+    def __post_init__(self) -> None:
+        self.keep(self.shared() | {"sigma": noise_level("sigma", self.sigma)})
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels."""
+        return (self.sigma,)
+
+    @property
+    def noise(self) -> dict[str, Any]:
+        """The part of a record's identity that says what noise."""
+        return {"sigma": self.sigma}
+
+
+@dataclass(frozen=True)
+class MultiscaleConfig(Sampling, Levels, Subject, NotebookConfig):
+    """What is certified by a cascade of noise levels, and how.
+
+    Raises:
+        InputError: a value of the wrong type or out of range, in one sentence.
+    """
+
+    plan: str = "full"  # sampling plan: full (to the full radius), or sequential, which stops when epsilons are decided
+
+    # Both have the looks of `sequential`.
+    PLANS: ClassVar[Mapping[str, Callable[[int, int, float], Plan]]] = {"full": sequential, "sequential": sequential}
+
+    def __post_init__(self) -> None:
+        values = self.shared() | {"threshold": number("threshold", self.threshold)}
+        values["sigmas"] = tuple(sorted(noise_level("sigmas", s) for s in numbers("sigmas", self.sigmas, "levels")))
+        if len(set(values["sigmas"])) != len(values["sigmas"]):
+            raise InputError(f"sigmas must all be different; got {self.sigmas!r}")
+        if not 0 < values["threshold"] < 1:
+            raise InputError(f"threshold must lie in (0, 1), commonly 0.5; got {self.threshold!r}")
+        self.keep(values)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels."""
+        return self.sigmas
+
+    @property
+    def shares(self) -> int:
+        """Bounds among which alpha is split."""
+        return 2 * len(self.sigmas)
+
+    @property
+    def majority(self) -> float:
+        """What a lower bound must exceed."""
+        return self.threshold
+
+    @property
+    def noise(self) -> dict[str, Any]:
+        """The part of a record's identity that says what noise."""
+        return {"sigmas": list(self.sigmas), "threshold": self.threshold}
 
 
 def injected_names(namespace: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from cpur import checkpoints, paths
 from cpur.arithmetic import Arithmetic
 from cpur.checkpoints import FINETUNED
 from cpur.classifiers import BaseClassifier, classifier_hash, load_classifier
-from cpur.config import CertifyConfig
+from cpur.config import CertifyConfig, MultiscaleConfig
 from cpur.data import ImageSet, load_dataset
 from cpur.errors import InputError
 from cpur.merge import merge, parts, parts_folder
@@ -24,9 +25,11 @@ from cpur.noise import NOISE_VERSION
 from cpur.plans import StoppingRule
 from cpur.purifiers import load_purifier, purifier_folder
 from cpur.records import FORMAT, Record, read_lines, record_name, row
-from cpur.sampling import Sampler, Task
+from cpur.sampling import Done, Procedure, Sampler, Task
 from cpur.shares import Share
 from cpur.smooth import certification
+from cpur.steering import Cascade
+from cpur.steering import certification as steered
 
 THREADS = torch.get_num_threads()  # the cores of this process, or OMP_NUM_THREADS; asked before any worker sets its own
 
@@ -37,7 +40,7 @@ Progress = Callable[[Iterable[dict], list[dict], int], Iterable[dict]]
 class Job:
     """A configuration with what it names, loaded: data, base classifier, identity of its record."""
 
-    config: CertifyConfig
+    config: CertifyConfig | MultiscaleConfig
     data: ImageSet
     base_classifier: nn.Module
     network_calls: int  # of the purifier, for one sample
@@ -48,8 +51,16 @@ class Job:
         """Where its record stands, made or not."""
         return paths.anchored(self.config.records_dir) / record_name(self.identity)
 
+    def procedure(self) -> Callable[[], Procedure]:
+        """Makes the procedure that certifies one image."""
+        config, plan = self.config, self.config.sampling_plan
+        if isinstance(config, CertifyConfig):
+            return partial(certification, plan, StoppingRule(plan, config.sigma, config.epsilons))
+        epsilons = config.epsilons if config.plan == "sequential" else ()
+        return partial(steered, Cascade(config.sigmas, config.threshold, plan, epsilons), self.data.num_classes)
 
-def identity(config: CertifyConfig, classifier: nn.Module | None = None) -> dict[str, Any]:
+
+def identity(config: CertifyConfig | MultiscaleConfig, classifier: nn.Module | None = None) -> dict[str, Any]:
     """All that the counts of a record depend on, up to the arithmetic of a machine.
 
     ``root`` and the order in which images are certified are not among it. The classifier may be given where it is
@@ -64,7 +75,7 @@ def identity(config: CertifyConfig, classifier: nn.Module | None = None) -> dict
         "purifier_hash": purifier and checkpoints.checkpoint_hash(purifier),
         "classifier": config.classifier,
         "classifier_hash": classifier_hash(config.classifier, config.classifier_checkpoint, classifier),
-        "sigma": config.sigma,
+        **config.noise,
         "n0": config.n0,
         "n": config.n,
         "alpha": config.alpha,
@@ -78,12 +89,12 @@ def identity(config: CertifyConfig, classifier: nn.Module | None = None) -> dict
     }
 
 
-def record_file(config: CertifyConfig) -> Path:
+def record_file(config: CertifyConfig | MultiscaleConfig) -> Path:
     """Where the record of a configuration stands, made or not."""
     return paths.anchored(config.records_dir) / record_name(identity(config))
 
 
-def prepare(config: CertifyConfig) -> Job:
+def prepare(config: CertifyConfig | MultiscaleConfig) -> Job:
     """Loads what a configuration names.
 
     Raises:
@@ -98,7 +109,7 @@ def prepare(config: CertifyConfig) -> Job:
     purifier = load_purifier(config.purifier, config.checkpoint)
     classifier = load_classifier(config.classifier, config.classifier_checkpoint)
     names = identity(config, classifier)
-    base_classifier = BaseClassifier(purifier, classifier, config.sigma).to(device).eval()
+    base_classifier = BaseClassifier(purifier, classifier, config.levels[0]).to(device).eval()
     computed = Arithmetic.parse(config.precision).apply(base_classifier)
     return Job(config, data, computed, purifier.network_calls, names)
 
@@ -136,11 +147,13 @@ def device_name(device: str) -> str:
     return f"{torch.device(device).type} ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
 
 
-def certify_dataset(config: CertifyConfig, progress: Progress | None = None, share: Share | None = None) -> Record:
+def certify_dataset(
+    config: CertifyConfig | MultiscaleConfig, progress: Progress | None = None, share: Share | None = None
+) -> Record:
     """Certifies the images of ``config`` that no record holds yet, and returns the record.
 
     Guarantee: each line certifies its image at error probability alpha, as :func:`cpur.smooth.certification`
-    does; the guarantee holds for one image at a time, not for all of them at once.
+    or :func:`cpur.steering.certification` does; the guarantee holds for one image at a time, not for all at once.
 
     Args:
         config: what to certify.
@@ -177,19 +190,25 @@ def certify_images(job: Job, indices: Iterable[int]) -> Iterator[dict[str, Any]]
     work than one on all threads, and its arithmetic does not depend on the number of cores.
     """
     config = job.config
-    plan = config.sampling_plan
-    rule = StoppingRule(plan, config.sigma, config.epsilons)
+    procedure = job.procedure()
 
     def tasks() -> Iterator[Task]:
         for index in indices:
-            yield Task(index, job.data[index][0].to(config.device), certification(plan, rule))
+            yield Task(index, job.data[index][0].to(config.device), procedure())
+
+    for done in run_tasks(job, tasks()):
+        yield row(done.index, job.data[done.index][1], config.sampling_plan, done.result, done.seconds)
+
+
+def run_tasks(job: Job, tasks: Iterator[Task]) -> Iterator[Done]:
+    """Runs tasks at the noise levels of a job."""
+    config = job.config
 
     def sampler() -> Sampler:
-        return Sampler(job.base_classifier, job.data.num_classes, config.sigma, config.seed, config.batch_size)
+        return Sampler(job.base_classifier, job.data.num_classes, config.levels, config.seed, config.batch_size)
 
     alone = torch.device(config.device).type != "cpu"
-    for done in sampler().run(tasks()) if alone else side_by_side(sampler, tasks(), workers(config.device)):
-        yield row(done.index, job.data[done.index][1], plan, done.result, done.seconds)
+    return sampler().run(tasks) if alone else side_by_side(sampler, tasks, workers(config.device))
 
 
 def workers(device: str) -> int:

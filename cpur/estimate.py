@@ -72,7 +72,7 @@ def estimate(config: CertifyConfig, remaining: int | None = None) -> Estimate:
     if torch.device(config.device).type == "cpu":
         torch.set_num_threads(1)
     try:
-        sampler = Sampler(job.base_classifier, job.data.num_classes, config.sigma, config.seed, config.batch_size)
+        sampler = Sampler(job.base_classifier, job.data.num_classes, (config.sigma,), config.seed, config.batch_size)
         list(sampler.run(_tasks(config, job.data, indices[:1], config.batch_size, "warm-up")))
         start, rows = sampler.clock()
         done = list(sampler.run(_tasks(config, job.data, indices, SAMPLES, "estimate")))

@@ -17,17 +17,23 @@ import pandas as pd
 from cpur.bounds import certified_radius
 from cpur.errors import InputError
 from cpur.paths import shown
-from cpur.plans import PLANS, Plan
+from cpur.plans import PLANS, Plan, sequential
 from cpur.smooth import ABSTAIN, Certificate
+from cpur.steering import UNSEEN, Cascade, CascadeRun, replayed
 
 FORMAT = "cpur-record/1"
 COLUMNS = ["index", "label", "prediction", "radius", "n0", "n", "selected", "counts", "seconds"]
-LOOKS = "looks"  # the one more key of a line whose plan looks more than once
+LOOKS = "looks"  # one more key of a line whose plan looks more than once
+LEVEL = "level"  # one more of a cascade: the index of the level that gives the radius
 
 
 def record_name(identity: dict[str, Any]) -> str:
-    """``<dataset>-<purifier>-s<sigma>-<hash8>.jsonl``; the hash covers all that the counts depend on."""
-    return f"{identity['dataset']}-{identity['purifier']}-s{identity['sigma']:g}-{hash8(identity)}.jsonl"
+    """``<dataset>-<purifier>-s<sigma>-<hash8>.jsonl``; the hash covers all that the counts depend on.
+
+    Of a cascade the name holds all levels: ``s0.25-0.5-1``.
+    """
+    levels = "-".join(f"{sigma:g}" for sigma in identity.get("sigmas") or [identity["sigma"]])
+    return f"{identity['dataset']}-{identity['purifier']}-s{levels}-{hash8(identity)}.jsonl"
 
 
 def hash8(identity: dict[str, Any]) -> str:
@@ -36,8 +42,10 @@ def hash8(identity: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def row(index: int, label: int, plan: Plan, certificate: Certificate, seconds: float) -> dict[str, Any]:
+def row(index: int, label: int, plan: Plan, certificate: Certificate | CascadeRun, seconds: float) -> dict[str, Any]:
     """One line of a record; the radius in full, the counts at every look where there are several."""
+    if isinstance(certificate, CascadeRun):
+        return cascade_row(index, label, plan, certificate, seconds)
     line = {
         "index": index,
         "label": label,
@@ -50,6 +58,24 @@ def row(index: int, label: int, plan: Plan, certificate: Certificate, seconds: f
         "seconds": round(seconds, 4),
     }
     return line | ({LOOKS: [counts.tolist() for counts in certificate.looks]} if len(plan.looks) > 1 else {})
+
+
+def cascade_row(index: int, label: int, plan: Plan, run: CascadeRun, seconds: float) -> dict[str, Any]:
+    """One line of a cascade's record: ``n0`` and ``n`` are sums over levels, the rest holds one entry a level."""
+    counts = [looks[-1].tolist() if looks else [] for looks in run.looks]
+    return {
+        "index": index,
+        "label": label,
+        "prediction": run.certificate.prediction,
+        "radius": run.certificate.radius,
+        "level": run.certificate.level,
+        "n0": plan.n0 * sum(selected != UNSEEN for selected in run.selected),
+        "n": sum(map(sum, counts)),
+        "selected": list(run.selected),
+        "counts": counts,
+        "seconds": round(seconds, 4),
+        LOOKS: [[look.tolist() for look in looks] for looks in run.looks],
+    }
 
 
 class Record:
@@ -159,7 +185,7 @@ def load_record(file: str | Path) -> tuple[dict[str, Any], pd.DataFrame]:
     header, rows = read_lines(file)
     if header is None:
         raise InputError(f"{shown(file)} is not a record of cpur: it has no whole line")
-    columns = COLUMNS + [LOOKS] * (bool(rows) and LOOKS in rows[0])
+    columns = [*COLUMNS, *(key for key in (LOOKS, LEVEL) if rows and key in rows[0])]
     frame = pd.DataFrame(rows, columns=columns).drop_duplicates("index").sort_values("index", ignore_index=True)
     _check(header, frame, file)
     frame["correct"] = (frame.prediction == frame.label) & (frame.prediction != ABSTAIN)
@@ -171,6 +197,8 @@ def _check(header: dict[str, Any], frame: pd.DataFrame, file: Path) -> None:
     if frame.empty:
         return
     config = header["config"]
+    if LEVEL in frame:
+        return _check_cascade(config, frame, file)
     plan = PLANS[config["plan"]](config["n0"], config["n"], config["alpha"])
     looks = frame[LOOKS] if LOOKS in frame else frame.counts.map(lambda counts: [counts])
     taken = looks.map(len)
@@ -187,3 +215,16 @@ def _check(header: dict[str, Any], frame: pd.DataFrame, file: Path) -> None:
     wrong = frame["index"][(np.abs(radius - frame.radius) > 1e-9 * (1 + radius)) | (selected != frame.prediction)]
     if len(wrong):
         raise InputError(f"{shown(file)}: the counts of image {wrong.iloc[0]} do not give its prediction and radius")
+
+
+def _check_cascade(config: dict[str, Any], frame: pd.DataFrame, file: Path) -> None:
+    """Derives every certificate of a cascade from its counts again."""
+    plan = sequential(config["n0"], config["n"], config["alpha"])
+    cascade = Cascade(tuple(config["sigmas"]), config["threshold"], plan)
+    for line in frame.itertuples():
+        if line.counts != [looks[-1] if looks else [] for looks in line.looks]:
+            raise InputError(f"{shown(file)}: the counts of image {line.index} are not those of its last looks")
+        run = replayed(cascade, line.selected, line.looks)
+        same = (run.prediction, run.level) == (line.prediction, None if pd.isna(line.level) else line.level)
+        if not same or abs(run.radius - line.radius) > 1e-9 * (1 + run.radius):
+            raise InputError(f"{shown(file)}: the counts of image {line.index} do not give its prediction and radius")

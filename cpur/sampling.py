@@ -7,7 +7,7 @@ no padding; the counts stay on the device, and are read when a request is whole,
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,11 @@ IN_FLIGHT = 64  # images that a batch may be made of, and rows of the table of c
 
 @dataclass(frozen=True)
 class Draw:
-    """A request: the class counts of the first ``n`` samples of a purpose."""
+    """A request: the class counts of the first ``n`` samples of a purpose at a noise level."""
 
     purpose: str
     n: int
+    level: int = 0  # index of the noise level
 
 
 Procedure = Generator[Draw, np.ndarray, Any]
@@ -56,6 +57,15 @@ class Done:
     seconds: float
 
 
+class _Stream:
+    """The samples of one purpose and level of an image: its noise, how many were taken, and the counts read so far."""
+
+    def __init__(self, noise: NoiseStream) -> None:
+        self.noise = noise
+        self.taken = 0
+        self.counts: np.ndarray | int = 0
+
+
 class _Flight:
     """A task on its way: the draw it waits for, and how much of it has been sent to the device."""
 
@@ -65,55 +75,69 @@ class _Flight:
         self.pixels = to_lattice(task.image)
         self._sampler = sampler
         self._draw = Draw("", 0)
-        self._stream = None
+        self._streams: dict[tuple[str, int], _Stream] = {}
         self._start = sampler.clock()
-        self._rows = self._sent = 0
+        self._rows = 0
         self.done: Done | None = None
         self.ask(None)
 
     @property
+    def level(self) -> int:
+        """The noise level of its draw."""
+        return self._draw.level
+
+    @property
     def pending(self) -> int:
         """Samples that its draw still lacks."""
-        return self._draw.n - self._sent
+        return self._draw.n - self._stream.taken
+
+    @property
+    def _stream(self) -> _Stream:
+        return self._streams[self._draw.purpose, self._draw.level]
 
     def take(self, count: int) -> Int64[Tensor, "b c h w"]:
         """The next ``count`` noisy copies, as lattice points."""
-        self._sent += count
+        self._stream.taken += count
         self._rows += count
-        return self.pixels + self._stream.take(count)
+        return self.pixels + self._stream.noise.take(count)
+
+    def answer(self, counts: np.ndarray) -> None:
+        """Adds the counts that were read from its row, and gives the procedure the sum."""
+        self._stream.counts = self._stream.counts + counts
+        self.ask(self._stream.counts)
 
     def ask(self, counts: np.ndarray | None) -> None:
         """Gives the procedure its answer and takes its next draw, or its result."""
         try:
-            draw = self.task.procedure.send(counts)
+            self._draw = draw = self.task.procedure.send(counts)
         except StopIteration as stop:
             seconds, rows = (now - then for now, then in zip(self._sampler.clock(), self._start, strict=True))
             self.done = Done(self.task.index, stop.value, seconds * self._rows / max(rows, 1))
             return
-        if draw.purpose != self._draw.purpose:
+        self.counts.zero_()
+        if (draw.purpose, draw.level) not in self._streams:
             sampler, image = self._sampler, self.task.image
-            key = NoiseKey(sampler.seed, draw.purpose, self.task.index)
-            self._stream = NoiseStream(key, tuple(image.shape), sampler.sigma, image.device)
-            self.counts.zero_()
-            self._sent = 0
-        self._draw = draw
+            key = NoiseKey(sampler.seed, draw.purpose, self.task.index, draw.level)
+            noise = NoiseStream(key, tuple(image.shape), sampler.sigmas[draw.level], image.device)
+            self._streams[draw.purpose, draw.level] = _Stream(noise)
 
 
 class Sampler:
     """Runs procedures on images, many images to a batch.
 
     Args:
-        base_classifier: maps images ``b c h w`` in [0, 1] plus noise to logits ``b num_classes``.
+        base_classifier: maps images ``b c h w`` in [0, 1] plus noise to logits ``b num_classes``; where there are
+            several noise levels, it is also given that of every image, a tensor ``b`` on the CPU.
         num_classes: number of classes.
-        sigma: standard deviation of the noise.
+        sigmas: standard deviations of the noise, one a level.
         seed: key of the noise.
         batch_size: the one batch shape that the base classifier sees; a part-filled batch is padded.
     """
 
-    def __init__(self, base_classifier, num_classes: int, sigma: float, seed: int, batch_size: int) -> None:
+    def __init__(self, base_classifier, num_classes: int, sigmas: Sequence[float], seed: int, batch_size: int) -> None:
         self.base_classifier = base_classifier
         self.num_classes = num_classes
-        self.sigma = sigma
+        self.sigmas = tuple(sigmas)
         self.seed = seed
         self.batch_size = batch_size
         self._rows = 0
@@ -186,7 +210,7 @@ class Sampler:
     def _logits(self, batch: Float[Tensor, "b c h w"], runs: list[tuple[_Flight, Tensor]]) -> Float[Tensor, "b k"]:
         images = ", ".join(dict.fromkeys(str(flight.task.index) for flight, _ in runs))
         try:
-            logits = self.base_classifier(batch)
+            logits = self.base_classifier(batch, *self._levels(runs))
         except torch.OutOfMemoryError as error:
             raise InputError(f"a batch of {self.batch_size} does not fit into memory: lower batch_size") from error
         except Exception as error:  # whatever a foreign base classifier raises
@@ -200,6 +224,13 @@ class Sampler:
             )
         return logits
 
+    def _levels(self, runs: list[tuple[_Flight, Tensor]]) -> tuple[Tensor, ...]:
+        """The noise level of every row of a batch, where there is more than one."""
+        if len(self.sigmas) == 1:
+            return ()
+        sigmas = [self.sigmas[flight.level] for flight, part in runs for _ in range(len(part))]
+        return (torch.tensor(sigmas + sigmas[-1:] * (self.batch_size - len(sigmas))),)
+
     def _answer(self, reading: deque, flights: list[_Flight], free: list[Tensor]) -> Iterator[Done]:
         """Waits for the oldest counts and gives them to their procedures."""
         counts, event, whole = reading.popleft()
@@ -209,9 +240,9 @@ class Sampler:
             if row[-1]:
                 raise InputError(
                     f"the base classifier returned logits that are not finite on image {flight.task.index} at sigma "
-                    f"{self.sigma}: check the checkpoint and the precision"
+                    f"{self.sigmas[flight.level]}: check the checkpoint and the precision"
                 )
-            flight.ask(row[:-1].copy())
+            flight.answer(row[:-1])
             if flight.done:
                 flights.remove(flight)
                 free.append(flight.counts)

@@ -161,7 +161,7 @@ class Smooth:
         _whole("index", index, 0)
         if x.ndim != 3:
             raise InputError(f"x must be one image c h w; got shape {tuple(x.shape)}")
-        sampler = Sampler(self.base_classifier, self.num_classes, self.sigma, self.seed, operator.index(batch_size))
+        sampler = Sampler(self.base_classifier, self.num_classes, (self.sigma,), self.seed, operator.index(batch_size))
         (done,) = sampler.run([Task(operator.index(index), x, procedure)])
         return done.result
 

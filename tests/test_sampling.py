@@ -23,7 +23,7 @@ def tasks(indices, n=130):
 
 
 def run(tasks, batch_size=50, base=BASE, num_classes=2):
-    return {done.index: done.result.tolist() for done in Sampler(base, num_classes, SIGMA, 0, batch_size).run(tasks)}
+    return {done.index: done.result.tolist() for done in Sampler(base, num_classes, (SIGMA,), 0, batch_size).run(tasks)}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_small_looks_share_batches():
     batches, base = watched()
     plan = sequential(20, 2000, 0.001)
     rule = StoppingRule(plan, SIGMA, (0.0, 0.25))
-    sampler = Sampler(base, 2, SIGMA, 0, 100)
+    sampler = Sampler(base, 2, (SIGMA,), 0, 100)
     done = list(sampler.run(Task(index, image(index), certification(plan, rule)) for index in range(40)))
     samples = sum(plan.n0 + int(one.result.counts.sum()) for one in done)
     assert len(batches) * 100 < 1.1 * samples + 2000  # at the end the last images fly alone
@@ -82,7 +82,7 @@ def test_a_procedure_sees_growing_counts():
             seen.append((yield Draw("estimation", n)))
         return (yield Draw("selection", 30))
 
-    (done,) = Sampler(BASE, 2, SIGMA, 0, 64).run([Task(4, image(4), procedure())])
+    (done,) = Sampler(BASE, 2, (SIGMA,), 0, 64).run([Task(4, image(4), procedure())])
     smooth = Smooth(BASE, 2, SIGMA)
     for n, counts in zip((10, 25, 130), seen, strict=True):
         assert counts.tolist() == smooth.counts(image(4), n, 64, index=4).tolist()
@@ -91,13 +91,13 @@ def test_a_procedure_sees_growing_counts():
 
 
 def test_seconds_are_shares_of_the_time():
-    sampler = Sampler(BASE, 2, SIGMA, 0, 50)
+    sampler = Sampler(BASE, 2, (SIGMA,), 0, 50)
     done = list(sampler.run(tasks(range(30))))
     assert 0.2 * sampler.clock()[0] < sum(one.seconds for one in done) < 1.5 * sampler.clock()[0]
 
 
 def test_a_closed_sampler_ends():
-    sampler = Sampler(BASE, 2, SIGMA, 0, 50)
+    sampler = Sampler(BASE, 2, (SIGMA,), 0, 50)
     results = sampler.run(tasks(range(100)))
     next(results)
     sampler.close()
@@ -152,7 +152,7 @@ def test_finished_images_come_before_the_error():
     finished = []
 
     def collect():
-        for done in Sampler(later, 2, SIGMA, 0, 50).run(tasks(range(10))):
+        for done in Sampler(later, 2, (SIGMA,), 0, 50).run(tasks(range(10))):
             finished.append(done.index)
 
     with pytest.raises(InputError, match="late"):
