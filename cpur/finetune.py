@@ -6,8 +6,8 @@ With a clean training image x, standard normal e and a noise level :math:`\sigma
     \min_\phi E\, \mathrm{CE}\big(g_\phi(D_\theta(x + \sigma e,\, \sigma)),\, y\big),
 
 the first over the purifier D, for a distance d of :mod:`cpur.losses`, the second over the classifier g. No gradient
-of the second reaches the purifier. Source: Li et al. (2024), section 4.2 and algorithm 1; they do not describe how the
-classifier is fine-tuned.
+of the second reaches the purifier. The terms of :mod:`cpur.calibration` may join the first. Source: Li et al. (2024),
+section 4.2 and algorithm 1; they do not describe how the classifier is fine-tuned.
 """
 
 import copy
@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cpur import checkpoints, paths
 from cpur.arithmetic import Arithmetic
+from cpur.calibration import anti_consistency, brier
 from cpur.checkpoints import DiffusersNetwork
 from cpur.classifiers import classifier_hash, load_classifier, save_classifier
 from cpur.data import load_dataset
@@ -32,7 +33,7 @@ from cpur.errors import InputError
 from cpur.losses import load_loss
 from cpur.noise import NoiseKey
 from cpur.purifiers import Purifier, load_purifier, purifier_folder
-from cpur.recipes import EVALUATION, FinetuneConfig
+from cpur.recipes import CALIBRATION, EVALUATION, FinetuneConfig
 from cpur.records import hash8
 
 STATE = "training.pt"
@@ -117,14 +118,15 @@ class Finetuning:
         if config.flip:
             clean = torch.where(torch.rand(len(clean), 1, 1, 1, device=self.device) < 0.5, clean.flip(-1), clean)
         sigma = self._sigmas(len(clean))
-        noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn_like(clean)
+        copies = [clean + sigma.view(-1, 1, 1, 1) * torch.randn_like(clean) for _ in range(1 + config.calibrates)]
+        weights = torch.tensor(list(config.terms.values()), device=self.device)
         self.trained.train()
         self.optimizer.zero_grad()
-        total = torch.zeros(len(config.trains))
+        total = torch.zeros(len(weights))
         for piece in torch.arange(len(clean)).chunk(config.accumulate):
-            losses = self._losses(clean[piece], noisy[piece], sigma[piece], labels[piece])
+            losses = self._losses(clean[piece], [noisy[piece] for noisy in copies], sigma[piece], labels[piece])
             share = len(piece) / len(clean)
-            (share * losses.sum()).backward()
+            (share * (weights * losses).sum()).backward()
             total += share * losses.detach().cpu()
         self.optimizer.step()
         self.average.update_parameters(self.trained)
@@ -136,15 +138,20 @@ class Finetuning:
             return sigmas.max() * (1 - torch.rand(count, device=self.device))  # in (0, max]
         return sigmas[torch.randint(len(sigmas), (count,), device=self.device)]
 
-    def _losses(self, clean: Tensor, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    def _losses(self, clean: Tensor, copies: list[Tensor], sigma: Tensor, labels: Tensor) -> Tensor:
+        """The terms of the loss, without their weights."""
         with Arithmetic.parse(self.config.precision).active(self.device):
             with torch.set_grad_enabled("purifier" in self.trained):
-                purified = self.purifier.denoise(noisy, sigma)
+                purified = [self.purifier.denoise(noisy, sigma) for noisy in copies]
             losses = []
             if "purifier" in self.trained:
-                losses.append(self.distance(purified, clean).mean())
+                losses.append(sum(self.distance(one, clean).mean() for one in purified) / len(purified))
+            if self.config.calibrates:
+                first, second = (self.classifier(one).softmax(1) for one in purified)
+                losses.append((brier(first, labels) + brier(second, labels)).mean() / 2)
+                losses.append(anti_consistency(first, second, labels).mean())
             if "classifier" in self.trained:
-                losses.append(F.cross_entropy(self.classifier(purified.detach()), labels))
+                losses.append(F.cross_entropy(self.classifier(purified[0].detach()), labels))
         return torch.stack([loss.float() for loss in losses])
 
     def _save(self) -> None:
@@ -187,8 +194,7 @@ class Finetuning:
                     if (source / file).is_file():
                         shutil.copy(source / file, folder)
             checkpoints.write_json(folder / checkpoints.FINETUNED, self.identity | {"steps": self.config.steps})
-        columns = [{"purifier": f"{self.config.loss} distance", "classifier": "cross-entropy"}[n] for n in self.trained]
-        history = stretches(pd.DataFrame(self.losses, columns=columns))
+        history = stretches(pd.DataFrame(self.losses, columns=list(self.config.terms)))
         history.to_csv(self.out / "history.csv", index=False, float_format="%.5g")
         return Finetuned(**folders, history=history)
 
@@ -215,6 +221,9 @@ def identity(config: FinetuneConfig) -> dict[str, Any]:
     values = asdict(config)
     for name in ("preset", "root", "checkpoint", "classifier_checkpoint", "steps", "out", *EVALUATION):
         del values[name]
+    if not config.calibrates:  # as if these terms did not exist
+        for name in CALIBRATION:
+            del values[name]
     return values | {
         "sigmas": list(config.sigmas),
         "purifier_hash": source and checkpoints.checkpoint_hash(source),

@@ -4,13 +4,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cpur.arithmetic import NUMBERS
-from cpur.config import CertifyConfig, NotebookConfig, number, text
+from cpur.config import CertifyConfig, NotebookConfig, number, numbers, text
 from cpur.errors import InputError, choose
 
 BACKBONES = ("vgg", "alex", "squeeze")  # of the loss lpips
 TRAINS = {"purifier": ("purifier",), "classifier": ("classifier",), "both": ("purifier", "classifier")}
 
 EVALUATION = ("num_images", "n", "epsilons", "records_dir")  # say how a result is certified, not how it is made
+CALIBRATION = ("brier", "anticonsistency")
 
 # What a preset sets where the configuration says None. CIFAR-10: as in the authors' released code, but for the number
 # of steps and the learning rate of the classifier, which are not published. ImageNet-64: the sigmas of the paper, the
@@ -68,6 +69,8 @@ class FinetuneConfig(NotebookConfig):
     classifier_lr: float | None = None  # learning rate of the classifier
     ema: float | None = None  # decay of the averaged weights, which are the result
     flip: bool | None = None  # mirror images at random
+    brier: float = 0.0  # calibration: weight of the Brier score, lambda; 0 leaves it out
+    anticonsistency: float = 0.0  # calibration: weight of the anti-consistency, lambda times a; 0 leaves it out
     seed: int = 0  # seed of all that training draws
     device: str = "cpu"  # torch device: cpu, cuda, cuda:1, mps
     precision: str = "float32"  # float32, tf32 or bfloat16
@@ -89,14 +92,14 @@ class FinetuneConfig(NotebookConfig):
             values[name] = number(name, given[name])
             if not 0 < values[name] < 1:
                 raise InputError(f"{name} must lie in (0, 1); got {given[name]!r}")
+        for name in CALIBRATION:
+            values[name] = number(name, given[name])
+            if values[name] < 0:
+                raise InputError(f"{name} must not be negative; got {given[name]!r}")
         for name in ("continuous", "flip"):
             if not isinstance(given[name], bool):
                 raise InputError(f"{name} must be True or False, so spelled; got {given[name]!r}")
-        if not isinstance(given["sigmas"], list | tuple) or not given["sigmas"]:
-            raise InputError(
-                f"sigmas must be a list of noise levels; got {given['sigmas']!r} (papermill: -y 'sigmas: [0.25, 0.5]')"
-            )
-        values["sigmas"] = tuple(given["sigmas"])
+        values["sigmas"] = numbers("sigmas", given["sigmas"], "noise levels")
         text("loss", given["loss"], optional=False)
         text("out", self.out, optional=True)
         choose("lpips_net", self.lpips_net, BACKBONES)
@@ -106,6 +109,8 @@ class FinetuneConfig(NotebookConfig):
             raise InputError(f"accumulate must be at most batch_size, {values['batch_size']}; got {self.accumulate}")
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        if self.calibrates and self.train != "purifier":
+            raise InputError(f"calibration trains the purifier against a frozen classifier; got train {self.train!r}")
         self.certifications()  # checks what it shares with them, before anything is trained
 
     def certifications(self, **changed: Any) -> list[CertifyConfig]:
@@ -118,3 +123,16 @@ class FinetuneConfig(NotebookConfig):
     def trains(self) -> tuple[str, ...]:
         """The parts that are trained."""
         return TRAINS[self.train]
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether terms of :mod:`cpur.calibration` join the loss."""
+        return any(getattr(self, name) > 0 for name in CALIBRATION)
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The terms of the loss and their weights."""
+        terms = {f"{self.loss} distance": 1.0} if "purifier" in self.trains else {}
+        if self.calibrates:
+            terms |= {"Brier score": self.brier, "anti-consistency": self.anticonsistency}
+        return terms | ({"cross-entropy": 1.0} if "classifier" in self.trains else {})
