@@ -43,7 +43,7 @@ def certified_accuracy(
     """
     own = header["config"]["epsilons"]
     epsilons = own if epsilons is None else epsilons
-    if not is_fixed(header) and not set(epsilons) <= set(own):
+    if not has_full_radii(header) and not set(epsilons) <= set(own):
         raise InputError(
             f"a record of plan {header['config']['plan']} gives certified accuracy at its own epsilons "
             f"({', '.join(f'{e:g}' for e in own)}); got {', '.join(f'{e:g}' for e in epsilons)}: certify with these "
@@ -61,9 +61,9 @@ def certified_accuracy(
     )
 
 
-def is_fixed(header: dict[str, Any]) -> bool:
-    """Whether every image had all n samples, so that its radius is more than a lower bound at some epsilons."""
-    return header["config"]["plan"] == "fixed"
+def has_full_radii(header: dict[str, Any]) -> bool:
+    """Whether sampling went on to the full radius of every image, and did not stop where some epsilons were decided."""
+    return header["config"]["plan"] != "sequential"
 
 
 def average_certified_radius(header: dict[str, Any], frame: pd.DataFrame) -> float:
@@ -71,7 +71,7 @@ def average_certified_radius(header: dict[str, Any], frame: pd.DataFrame) -> flo
 
     NaN for a plan that stops early: its radii end where the epsilons are decided.
     """
-    return float((frame.radius * frame.correct).mean()) if is_fixed(header) else float("nan")
+    return float((frame.radius * frame.correct).mean()) if has_full_radii(header) else float("nan")
 
 
 def label(header: dict[str, Any]) -> str:

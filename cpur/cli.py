@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from cpur import paths
-from cpur.config import CertifyConfig
+from cpur.config import CertifyConfig, MultiscaleConfig, recorded
 from cpur.errors import InputError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as a shell gives it
@@ -32,10 +32,34 @@ def certify(
         shard: number of this task among the shards, from 0.
         shards: number of tasks that share the images.
     """
+    from cpur import engine
+    from cpur.estimate import estimate as measured
+
+    if estimate:
+        print(measured(config, config.num_images - len(engine.lines_so_far(engine.record_file(config)))))
+    else:
+        _certify(config, shard, shards)
+
+
+def cascade(
+    config: Annotated[MultiscaleConfig, tyro.conf.arg(name="")],
+    shard: int = 0,
+    shards: int = 1,
+) -> None:
+    """Certify images by a cascade of noise levels into a record; it is resumed and shared as that of `cpur certify`.
+
+    Args:
+        config: what is certified, and how.
+        shard: number of this task among the shards, from 0.
+        shards: number of tasks that share the images.
+    """
+    _certify(config, shard, shards)
+
+
+def _certify(config: CertifyConfig | MultiscaleConfig, shard: int, shards: int) -> None:
     import torch
 
     from cpur import engine
-    from cpur.estimate import estimate as measured
     from cpur.progress import certification_bar
     from cpur.shares import Share
 
@@ -43,9 +67,6 @@ def certify(
     if share.rank is not None and config.device == "cuda":
         torch.cuda.set_device(share.local_rank)
     file = engine.record_file(config)
-    if estimate:
-        print(measured(config, config.num_images - len(engine.lines_so_far(file))))
-        return
     try:
         # One bar is enough where ranks work side by side.
         progress = None if share.rank else partial(certification_bar, finished=share.finished)
@@ -129,7 +150,8 @@ def show(source: tyro.conf.Positional[Path]) -> None:
     file = _record_of(source) if source.suffix == ".ipynb" else source
     header, frame = load_record(file)
     config = header["config"]
-    print(f"\ncertified accuracy in percent [95% Wilson interval], sigma = {config['sigma']:g}, ", end="")
+    sigmas = ", ".join(f"{sigma:g}" for sigma in recorded(config).levels)
+    print(f"\ncertified accuracy in percent [95% Wilson interval], sigma = {sigmas}, ", end="")
     print(f"n = {config['n']:,}, alpha = {config['alpha']:g}, {len(frame)} images of {config['dataset']}")
     print(summary([(header, frame)]).T.to_string())
     print(speed(header, frame).drop("images").to_string())
@@ -139,13 +161,12 @@ def show(source: tyro.conf.Positional[Path]) -> None:
 def _record_of(notebook: Path) -> Path:
     """The record that an executed certify notebook made or resumed, by its parameters."""
     from cpur.checkpoints import read_json
-    from cpur.config import CertifyConfig
     from cpur.engine import record_file
 
     parameters = read_json(notebook)["metadata"].get("papermill", {}).get("parameters")
     if parameters is None:
         raise InputError(f"{paths.shown(notebook)} was not run by papermill")
-    return record_file(CertifyConfig(**parameters))
+    return record_file(recorded(parameters))
 
 
 def verify(records_dir: Path = Path("records"), images: int = 5) -> None:
@@ -157,7 +178,8 @@ def verify(records_dir: Path = Path("records"), images: int = 5) -> None:
     """
     from cpur.verify import recertify
 
-    files = sorted(paths.anchored(records_dir).glob("*.jsonl"))
+    folder = paths.anchored(records_dir)
+    files = sorted([*folder.glob("*.jsonl"), *folder.glob("cascade/*.jsonl")])
     if not files:
         raise InputError(f"there is no record in {records_dir}")
     for file in files:
@@ -213,7 +235,7 @@ def export(source: tyro.conf.Positional[Path], out: Path | None = None) -> None:
         paths.anchored(out).write_text(log)
 
 
-COMMANDS = (certify, merge, plan, show, table, export, verify)
+COMMANDS = (certify, cascade, merge, plan, show, table, export, verify)
 
 
 def main() -> None:

@@ -227,6 +227,11 @@ class MultiscaleConfig(Sampling, Levels, Subject, NotebookConfig):
         return {"sigmas": list(self.sigmas), "threshold": self.threshold}
 
 
+def recorded(values: Mapping[str, Any]) -> CertifyConfig | MultiscaleConfig:
+    """The configuration that a record's header holds."""
+    return (MultiscaleConfig if "sigmas" in values else CertifyConfig)(**values)
+
+
 def injected_names(namespace: Mapping[str, Any]) -> list[str]:
     """Names assigned by the cell that papermill injected into a running notebook."""
     cells = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters")]

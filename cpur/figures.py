@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from cpur.accuracy import certified_accuracy, is_fixed, wilson
+from cpur.accuracy import certified_accuracy, has_full_radii, wilson
 from cpur.accuracy import label as row_label
 from cpur.data import ImageSet
 from cpur.noise import NoiseKey, noisy_images
@@ -43,7 +43,7 @@ def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFra
     figure, axes = subplots(figsize=(6.4, 3.6))
     for color, (header, frame) in zip(sns.color_palette(PALETTE), records, strict=False):
         label = f"{row_label(header)} (n = {header['config']['n']:,}, {len(frame)} images)"
-        draw = _curve if is_fixed(header) else _points
+        draw = _curve if has_full_radii(header) else _points
         draw(axes, header, frame, label=label, color=color)
     sigma, alpha = header["config"]["sigma"], header["config"]["alpha"]
     axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylabel="certified accuracy (%)", ylim=(0, 100))

@@ -13,7 +13,7 @@ from cpur.accuracy import (
     average_certified_radius,
     certified_accuracy,
     envelope,
-    is_fixed,
+    has_full_radii,
     label,
     order,
     wilson,
@@ -44,10 +44,10 @@ def summary_row(header: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
         "purifier": label(header),
         "calls": header["network_calls"],
         "images": len(frame),
-        "n": config["n"] if is_fixed(header) else f"≤ {config['n']}",
+        "n": config["n"] if config["plan"] == "fixed" else f"≤ {config['n']}",
         **cells,
         "abstain %": round(100 * float((frame.prediction == ABSTAIN).mean()), 1),
-        "ACR": f"{average_certified_radius(header, frame):.3f}" if is_fixed(header) else "—",
+        "ACR": f"{average_certified_radius(header, frame):.3f}" if has_full_radii(header) else "—",
     }
 
 
