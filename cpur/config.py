@@ -192,6 +192,7 @@ class MultiscaleConfig(Sampling, Levels, Subject, NotebookConfig):
         InputError: a value of the wrong type or out of range, in one sentence.
     """
 
+    n: int = 1000  # fresh noise samples a level that estimate its probabilities, at most
     plan: str = "full"  # sampling plan: full (to the full radius), or sequential, which stops when epsilons are decided
 
     # Both have the looks of `sequential`.

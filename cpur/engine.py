@@ -42,6 +42,7 @@ class Job:
 
     config: CertifyConfig | MultiscaleConfig
     data: ImageSet
+    classifier: nn.Module
     base_classifier: nn.Module
     network_calls: int  # of the purifier, for one sample
     identity: dict[str, Any]
@@ -111,7 +112,7 @@ def prepare(config: CertifyConfig | MultiscaleConfig) -> Job:
     names = identity(config, classifier)
     base_classifier = BaseClassifier(purifier, classifier, config.levels[0]).to(device).eval()
     computed = Arithmetic.parse(config.precision).apply(base_classifier)
-    return Job(config, data, computed, purifier.network_calls, names)
+    return Job(config, data, classifier, computed, purifier.network_calls, names)
 
 
 def header(job: Job, share: Share) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def summary(records: Records) -> pd.DataFrame:
 
 
 def find_records(folder: str | Path, **wanted: Any) -> Records:
-    """The complete records in ``folder`` whose configuration has the ``wanted`` values.
+    """The complete records of single noise levels in ``folder`` whose configuration has the ``wanted`` values.
 
     Raises:
         InputError: there are none.
@@ -72,7 +72,8 @@ def find_records(folder: str | Path, **wanted: Any) -> Records:
     chosen = [
         (header, frame)
         for header, frame in records
-        if all(header["config"][key] == value for key, value in wanted.items())
+        if all(header["config"].get(key) == value for key, value in wanted.items())
+        and "sigma" in header["config"]
         and len(frame) == header["identity"]["num_images"]
     ]
     if not chosen:

@@ -1,0 +1,148 @@
+"""Cascades from the records of single levels, and what they are compared by.
+
+The records of one purifier at several noise levels hold what a cascade of these levels needs: each level's own
+selected class, and counts of a fixed number of samples. Levels may share noise (:func:`cpur.cascade.level_bounds`),
+so nothing is sampled again, and every subset of levels, threshold and rule can be asked.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from cpur.accuracy import Records, has_full_radii
+from cpur.cascade import cascade_radii, certify_counts
+from cpur.errors import InputError
+from cpur.smooth import ABSTAIN
+
+
+@dataclass(frozen=True)
+class LevelCounts:
+    """The counts of the same images at several noise levels, from the smallest sigma up."""
+
+    header: dict[str, Any]  # of the first record
+    sigmas: tuple[float, ...]
+    index: Int[np.ndarray, "n"]
+    label: Int[np.ndarray, "n"]
+    selected: Int[np.ndarray, "n K"]
+    counts: Int[np.ndarray, "n K C"]
+
+    @classmethod
+    def of(cls, records: Records) -> "LevelCounts":
+        """Stacks records that differ in their noise level only.
+
+        Raises:
+            InputError: they differ in more, do not differ in it, or one has a plan that stops early.
+        """
+        records = sorted(records, key=lambda record: record[0]["config"]["sigma"])
+        header = records[0][0]
+        sigmas = tuple(h["config"]["sigma"] for h, _ in records)
+        rest = [{key: value for key, value in h["identity"].items() if key != "sigma"} for h, _ in records]
+        if len(set(sigmas)) < len(sigmas) or any(other != rest[0] for other in rest):
+            raise InputError("a cascade needs records that differ in sigma, and in nothing else")
+        if not has_full_radii(header):
+            raise InputError(
+                "a cascade is made of records of plan fixed: a plan that stops early spends alpha on looks"
+            )
+        first = records[0][1]
+        if any(not frame["index"].equals(first["index"]) for _, frame in records):
+            raise InputError("a cascade needs records of the same images: one of them is not complete")
+        selected, counts = (
+            np.stack([np.stack(frame[column].to_numpy()) for _, frame in records], 1)
+            for column in ("selected", "counts")
+        )
+        return cls(header, sigmas, first["index"].to_numpy(), first.label.to_numpy(), selected, counts)
+
+    @property
+    def shares(self) -> Float[np.ndarray, "n K C"]:
+        """The shares of the classes, half a hit added to each, so that none is 0 or 1."""
+        counts = self.counts + 0.5
+        return counts / counts.sum(-1, keepdims=True)
+
+    def certified(self, rule: str = "max", threshold: float = 0.5) -> tuple[dict[str, Any], pd.DataFrame]:
+        """The cascade's certificates as a record: a header, and a frame with prediction, radius, level and correct.
+
+        Guarantee: that of :func:`cpur.cascade.certify_counts`, at the alpha of the records, for one image at a time.
+        """
+        config = {key: value for key, value in self.header["config"].items() if key != "sigma"}
+        config |= {"sigmas": list(self.sigmas), "threshold": threshold, "rule": rule}
+        found = [
+            certify_counts(counts, self.sigmas, config["alpha"], selected=selected, threshold=threshold, rule=rule)
+            for counts, selected in zip(self.counts, self.selected, strict=True)
+        ]
+        frame = pd.DataFrame(found).assign(index=self.index, label=self.label)
+        frame["correct"] = (frame.prediction == frame.label) & (frame.prediction != ABSTAIN)
+        return self.header | {"config": config}, frame
+
+
+def collective_objective(levels: LevelCounts, threshold: float = 0.5) -> Float[np.ndarray, "n"]:
+    r"""What the levels together could certify of each image's true class, if their probabilities were known.
+
+    .. math:: J(x, y) = \max\Big(0,\; \max_k \min\Big\{ \sigma_k\big[\Phi^{-1}(p_k(y)) - t\big],\;
+        \min_{j: \sigma_j > \sigma_k} \sigma_j\big[t - \max_{c \ne y} \Phi^{-1}(p_j(c))\big] \Big\}\Big)
+
+    with the shares of the samples for p. Its mean over images is the average certified radius of the cascade without
+    the price of finite samples: one number for all levels, by which purifiers can be compared and trained.
+
+    Source: after Jeong & Shin (2023), who compare models by the robustness of all levels together; their formula could
+    not be read, and this is this project's.
+    """
+    p = levels.shares
+    radii = cascade_radii(p, p, np.broadcast_to(levels.sigmas, p.shape[:2]), threshold)
+    return np.take_along_axis(radii.max(1), levels.label[:, None], 1)[:, 0].clip(0)
+
+
+def error_split(levels: LevelCounts, threshold: float = 0.5) -> pd.DataFrame:
+    """How often each level is over-smoothed, how often over-confident, and how often right, in percent of the images.
+
+    Over-smoothing: no class has a share above the threshold. Over-confidence: a wrong class has.
+    """
+    shares = levels.counts / levels.counts.sum(-1, keepdims=True)
+    halts, right = shares.max(-1) > threshold, shares.argmax(-1) == levels.label[:, None]
+    # The cascade: the first level from the largest sigma down that halts.
+    last = np.argmax(halts[:, ::-1], axis=1)
+    any_halts, halts_right = halts.any(1), np.take_along_axis(right[:, ::-1], last[:, None], 1)[:, 0]
+    rows = {f"sigma {sigma:g}": (halts[:, k], right[:, k]) for k, sigma in enumerate(levels.sigmas)}
+    rows |= {"cascade": (any_halts, halts_right)}
+    return pd.DataFrame(
+        {
+            name: {
+                "over-smoothing": 100 * (~halt).mean(),
+                "over-confidence": 100 * (halt & ~correct).mean(),
+                "right": 100 * (halt & correct).mean(),
+            }
+            for name, (halt, correct) in rows.items()
+        }
+    ).T
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a steered cascade costs and loses, over the images that it certifies."""
+
+    samples: float  # all its samples, selection included, over those of one level at n
+    radius: float  # its radii, summed, over those with n samples at every level
+    images: int  # that it certifies
+    lost: int  # that n samples at every level certify, and it does not
+
+
+def cost(steered: tuple[dict[str, Any], pd.DataFrame], full: pd.DataFrame) -> Cost:
+    """Compares the record of a steered cascade with the same cascade at n samples everywhere.
+
+    Args:
+        steered: header and frame of a record of plan ``full``.
+        full: certificates of the same images, as :meth:`LevelCounts.certified` gives them.
+    """
+    header, frame = steered
+    config, certified = header["config"], frame.radius > 0
+    other = full.set_index("index").radius.loc[frame["index"]].to_numpy()
+    samples = (frame.n0 + frame.n)[certified].mean() / (config["n0"] + config["n"])
+    both = certified & (other > 0)
+    return Cost(
+        float(samples),
+        float(frame.radius[both].sum() / other[both].sum()),
+        int(certified.sum()),
+        int((~certified & (other > 0)).sum()),
+    )
