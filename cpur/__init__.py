@@ -12,6 +12,7 @@ _HOME = {
     "CertifyConfig": "config",
     "FinetuneConfig": "recipes",
     "InputError": "errors",
+    "MultiscaleConfig": "config",
     "Smooth": "smooth",
     "certify_dataset": "engine",
     "load_classifier": "classifiers",

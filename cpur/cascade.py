@@ -38,6 +38,7 @@ class CascadeCertificate:
     level: int | None  # index, among the sigmas as given, of the level whose minimum is the radius
 
 
+RULES = ("max", "first", "released")
 ABSTENTION = CascadeCertificate(ABSTAIN, 0.0, None)
 
 
@@ -123,7 +124,7 @@ def certify_bounds(
         InputError: shapes that do not fit, bounds outside [0, 1], a sigma or threshold out of range.
     """
     lower, upper, sigma = np.asarray(lower, float), np.asarray(upper, float), _sigmas(sigmas, threshold)
-    choose("rule", rule, ("max", "first"))
+    choose("rule", rule, RULES[:2])
     if lower.ndim != 2 or lower.shape != upper.shape or len(lower) != len(sigma) or lower.shape[1] < 2:
         raise InputError(
             f"lower and upper must be K x C for the K = {len(sigma)} sigmas and two classes or more; got shapes "
@@ -168,7 +169,7 @@ def certify_counts(
         InputError: shapes that do not fit, counts that are none, a class, sigma, alpha or threshold out of range.
     """
     counts, sigma = np.asarray(counts), _sigmas(sigmas, threshold)
-    choose("rule", rule, ("max", "first", "released"))
+    choose("rule", rule, RULES)
     if counts.ndim != 2 or len(counts) != len(sigma) or counts.shape[1] < 2:
         raise InputError(f"counts must be K x C for the K = {len(sigma)} sigmas; got shape {counts.shape}")
     if not np.all((counts >= 0) & (counts == np.floor(counts))):

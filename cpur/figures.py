@@ -43,7 +43,7 @@ def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFra
     figure, axes = subplots(figsize=(6.4, 3.6))
     for color, (header, frame) in zip(sns.color_palette(PALETTE), records, strict=False):
         label = f"{row_label(header)} (n = {header['config']['n']:,}, {len(frame)} images)"
-        draw = _curve if has_full_radii(header) else _points
+        draw = accuracy_curve if has_full_radii(header) else _points
         draw(axes, header, frame, label=label, color=color)
     sigma, alpha = header["config"]["sigma"], header["config"]["alpha"]
     axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylabel="certified accuracy (%)", ylim=(0, 100))
@@ -53,7 +53,8 @@ def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFra
     return finished(figure)
 
 
-def _curve(axes, header: dict[str, Any], frame: pd.DataFrame, **style: Any) -> None:
+def accuracy_curve(axes, header: dict[str, Any], frame: pd.DataFrame, **style: Any) -> None:
+    """Certified accuracy against the radius, a step at every radius, with its band."""
     radii = np.sort(frame.radius[frame.correct].to_numpy())
     grid = np.concatenate([[0.0], radii, [radii.max(initial=0.0)]])
     hits = np.concatenate([[len(radii)], np.arange(len(radii), 0, -1), [0]])

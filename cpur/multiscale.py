@@ -5,16 +5,21 @@ selected class, and counts of a fixed number of samples. Levels may share noise 
 so nothing is sampled again, and every subset of levels, threshold and rule can be asked.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from cpur.accuracy import Records, has_full_radii
-from cpur.cascade import cascade_radii, certify_counts
+from cpur import tables
+from cpur.accuracy import Records, average_certified_radius, has_full_radii, label
+from cpur.cascade import RULES, cascade_radii, certify_counts
+from cpur.config import CertifyConfig, MultiscaleConfig
+from cpur.engine import Progress, certify_dataset
 from cpur.errors import InputError
+from cpur.records import load_record
 from cpur.smooth import ABSTAIN
 
 
@@ -23,6 +28,7 @@ class LevelCounts:
     """The counts of the same images at several noise levels, from the smallest sigma up."""
 
     header: dict[str, Any]  # of the first record
+    singles: Records  # the records themselves, from the smallest sigma up
     sigmas: tuple[float, ...]
     index: Int[np.ndarray, "n"]
     label: Int[np.ndarray, "n"]
@@ -53,7 +59,7 @@ class LevelCounts:
             np.stack([np.stack(frame[column].to_numpy()) for _, frame in records], 1)
             for column in ("selected", "counts")
         )
-        return cls(header, sigmas, first["index"].to_numpy(), first.label.to_numpy(), selected, counts)
+        return cls(header, records, sigmas, first["index"].to_numpy(), first.label.to_numpy(), selected, counts)
 
     @property
     def shares(self) -> Float[np.ndarray, "n K C"]:
@@ -77,6 +83,13 @@ class LevelCounts:
         return self.header | {"config": config}, frame
 
 
+def certify_levels(config: MultiscaleConfig, progress: Progress | None = None) -> LevelCounts:
+    """Certifies every level of a cascade by itself, with plan fixed: records that there are already are read."""
+    shared = {field.name: getattr(config, field.name) for field in fields(CertifyConfig) if field.name != "sigma"}
+    configs = [CertifyConfig(**shared | {"plan": "fixed"}, sigma=sigma) for sigma in config.sigmas]
+    return LevelCounts.of([load_record(certify_dataset(one, progress).file) for one in configs])
+
+
 def collective_objective(levels: LevelCounts, threshold: float = 0.5) -> Float[np.ndarray, "n"]:
     r"""What the levels together could certify of each image's true class, if their probabilities were known.
 
@@ -92,6 +105,56 @@ def collective_objective(levels: LevelCounts, threshold: float = 0.5) -> Float[n
     p = levels.shares
     radii = cascade_radii(p, p, np.broadcast_to(levels.sigmas, p.shape[:2]), threshold)
     return np.take_along_axis(radii.max(1), levels.label[:, None], 1)[:, 0].clip(0)
+
+
+def rules_table(levels: LevelCounts, threshold: float = 0.5) -> pd.DataFrame:
+    """Certified accuracy in percent with its interval, and ACR: each level alone, their envelope, and the rules."""
+    epsilons = levels.header["config"]["epsilons"]
+    rows = {f"sigma {sigma:g} alone": record for sigma, record in zip(levels.sigmas, levels.singles, strict=True)}
+    rows |= {f"cascade, rule {rule}": levels.certified(rule, threshold) for rule in RULES}
+    table = pd.DataFrame({name: _row(*record, epsilons) for name, record in rows.items()}).T
+    best = tables.envelope_overview(levels.singles, epsilons).drop(columns="purifier").assign(ACR="")
+    return pd.concat([table, best.set_index(pd.Index(["envelope of the levels"]))])
+
+
+def _row(header: dict[str, Any], frame: pd.DataFrame, epsilons: Sequence[float]) -> dict[str, str]:
+    return tables.cells(header, frame, epsilons) | {"ACR": f"{average_certified_radius(header, frame):.3f}"}
+
+
+def find_cascades(
+    folder: str, dataset: str, sigmas: Sequence[float], classifier: str = "digits-cnn"
+) -> dict[str, LevelCounts]:
+    """The cascades that the largest records in a folder allow at these levels, by purifier.
+
+    A purifier without a complete record of plan fixed at every level is left out.
+    """
+    wanted = {"dataset": dataset, "plan": "fixed", "classifier": classifier, "classifier_checkpoint": None}
+    groups: dict[str, Records] = {}
+    for header, frame in tables.most_images(tables.find_records(folder, **wanted)):
+        if header["config"]["sigma"] in sigmas:
+            groups.setdefault(label(header), []).append((header, frame))
+    return {name: LevelCounts.of(found) for name, found in groups.items() if len(found) == len(sigmas)}
+
+
+def cascades_table(cascades: Mapping[str, LevelCounts], threshold: float = 0.5) -> pd.DataFrame:
+    """For each purifier, the best single level by ACR beside the cascade by each rule, and the collective objective."""
+    rows = {}
+    for name, levels in cascades.items():
+        epsilons = levels.header["config"]["epsilons"]
+        best = max(levels.singles, key=lambda record: average_certified_radius(*record))
+        rows[name, f"sigma {best[0]['config']['sigma']:g} alone, the best"] = _row(*best, epsilons)
+        for rule in RULES:
+            rows[name, f"cascade, rule {rule}"] = _row(*levels.certified(rule, threshold), epsilons)
+        rows[name, "cascade, rule max"]["J"] = f"{collective_objective(levels, threshold).mean():.3f}"
+    return pd.DataFrame(rows).T.fillna("")
+
+
+def gain(levels: LevelCounts, threshold: float = 0.5) -> pd.DataFrame:
+    """Mean radius by rule first and by rule max, on the same bounds, over images that either certifies."""
+    first, best = (levels.certified(rule, threshold)[1].radius for rule in ("first", "max"))
+    either = best > 0
+    means = {"rule first": first[either].mean(), "rule max": best[either].mean(), "images": int(either.sum())}
+    return pd.DataFrame({"mean radius": means}).T.round(3)
 
 
 def error_split(levels: LevelCounts, threshold: float = 0.5) -> pd.DataFrame:
@@ -126,6 +189,12 @@ class Cost:
     radius: float  # its radii, summed, over those with n samples at every level
     images: int  # that it certifies
     lost: int  # that n samples at every level certify, and it does not
+
+    def __str__(self) -> str:
+        return (
+            f"samples: {self.samples:.2f} of one level's; radius: {100 * self.radius:.1f}% of that with all samples at "
+            f"every level; {self.images} images certified, {self.lost} lost"
+        )
 
 
 def cost(steered: tuple[dict[str, Any], pd.DataFrame], full: pd.DataFrame) -> Cost:

@@ -17,10 +17,12 @@ import pandas as pd
 import torch
 
 from cpur import paths
+from cpur.accuracy import wilson
 from cpur.config import MultiscaleConfig
 from cpur.engine import Job, identity, prepare, run_tasks
 from cpur.records import record_name
 from cpur.sampling import Draw, Procedure, Task
+from cpur.tables import percent
 
 CLEAN = -1  # the level of an image that no level halts on
 
@@ -92,3 +94,10 @@ def clean_logits(job: Job) -> np.ndarray:
     """The logits of the classifier alone, without noise or purifier."""
     images = job.data.images[: job.config.num_images].to(job.config.device)
     return torch.cat([job.classifier(batch) for batch in images.split(job.config.batch_size)]).double().cpu().numpy()
+
+
+def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy in percent with its 95% Wilson interval: of the clean classifier, the cascade, and the prediction."""
+    rows = {name: int((frame[name] == frame.label).sum()) for name in ("clean", "cascade", "prediction")}
+    cells = {name: percent(hits / len(frame), *wilson(hits, len(frame))) for name, hits in rows.items()}
+    return pd.DataFrame({"accuracy (%)": cells})

@@ -39,19 +39,20 @@ def percent(value: float, low: float, high: float) -> str:
 def summary_row(header: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
     """One row of the main table: certified accuracy in percent with intervals, abstentions, ACR."""
     config = header["config"]
-    cells = _cells(header, frame, None)
+    columns = cells(header, frame, None)
     return {
         "purifier": label(header),
         "calls": header["network_calls"],
         "images": len(frame),
         "n": config["n"] if config["plan"] == "fixed" else f"≤ {config['n']}",
-        **cells,
+        **columns,
         "abstain %": round(100 * float((frame.prediction == ABSTAIN).mean()), 1),
         "ACR": f"{average_certified_radius(header, frame):.3f}" if has_full_radii(header) else "—",
     }
 
 
-def _cells(header: dict[str, Any], frame: pd.DataFrame, epsilons: Sequence[float] | None) -> dict[str, str]:
+def cells(header: dict[str, Any], frame: pd.DataFrame, epsilons: Sequence[float] | None) -> dict[str, str]:
+    """Certified accuracy with its interval as text, a column each epsilon."""
     rows = certified_accuracy(header, frame, epsilons).itertuples()
     return {f"eps {row.epsilon:g}": percent(row.accuracy, row.low, row.high) for row in rows}
 
@@ -109,7 +110,7 @@ def _of_size(records: Records, images: int, n: int) -> Records:
 def overview(records: Records, epsilons: Sequence[float] = EPSILONS) -> pd.DataFrame:
     """A frame of many records: one row a noise level and purifier, certified accuracy with its interval as text."""
     rows = [
-        {"sigma": f"{header['config']['sigma']:g}", "purifier": label(header)} | _cells(header, frame, epsilons)
+        {"sigma": f"{header['config']['sigma']:g}", "purifier": label(header)} | cells(header, frame, epsilons)
         for header, frame in records
     ]
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@ import nbformat
 import papermill
 import pytest
 
-from cpur import CertifyConfig, FinetuneConfig, load_record
+from cpur import CertifyConfig, FinetuneConfig, MultiscaleConfig, load_record
 from cpur.paths import root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
@@ -23,6 +23,7 @@ RUNS = {
     "ablations": [{}],
     "certify": [SMALL, SMALL | {"plan": "sequential", "purifier": "none"}],
     "compare": [{}],
+    "multiscale": [SMALL],
     "finetune": [{"steps": 3, "batch_size": 16, "n": 100, "num_images": 4, "train": "both"}],
     "transport": [{"purifiers": ["onestep-edm", "consistency"], "sigmas": [0.5], "seeds": 1}],
     "pretrain": [{}, {"train": True, "effort": 0.002}],
@@ -45,6 +46,7 @@ def test_notebook_runs(name, tmp_path):
         records = {"records_dir": str(tmp_path / "records")}
         folders = {
             "certify": records,
+            "multiscale": records,
             "finetune": records | {"out": str(tmp_path / "out")},
             "pretrain": {"models_dir": str(tmp_path)},
         }
@@ -68,7 +70,7 @@ def test_notebook_is_committed_clean(notebook):
         assert "  # " in line, f"{line} has no comment"
 
 
-CONFIGURED = {"certify": CertifyConfig, "finetune": FinetuneConfig}
+CONFIGURED = {"certify": CertifyConfig, "finetune": FinetuneConfig, "multiscale": MultiscaleConfig}
 
 
 @pytest.mark.parametrize("name", CONFIGURED)
@@ -81,7 +83,7 @@ def test_parameters_are_the_fields_of_the_configuration(name):
     fields = {field.name: field.default for field in dataclasses.fields(config)}
     assert {name: namespace[name] for name in fields} == fields
     assert list(namespace["__annotations__"]) == list(fields)
-    source = inspect.getsource(config)
+    source = "".join(inspect.getsource(part) for part in config.__mro__ if part is not object)
     for line in cell.source.splitlines():
         # With its comment; papermill's --help-notebook cannot read `str | None` or `tuple[float, ...]`.
         line = re.sub(r'"Optional\[(\w+)\]"', r"\1 | None", line)

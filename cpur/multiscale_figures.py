@@ -1,0 +1,54 @@
+"""The figures of the multi-scale pages."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from cpur.figures import PALETTE, accuracy_curve, finished, subplots
+from cpur.multiscale import LevelCounts
+from cpur.smooth import ABSTAIN
+
+GRAY = "0.55"
+
+
+def cascade_curves(levels: LevelCounts, threshold: float = 0.5) -> Figure:
+    """Certified accuracy against the radius: every level alone, their envelope, and the cascade by each rule."""
+    figure, (left, right) = subplots(1, 2, figsize=(8.6, 3.4), sharey=True)
+    colors = sns.color_palette(PALETTE)
+    for color, sigma, record in zip(colors, levels.sigmas, levels.singles, strict=False):
+        accuracy_curve(left, *record, color=color, label=f"σ = {sigma:g} alone")
+    grid = np.linspace(0, max(frame.radius.max() for _, frame in levels.singles), 400)
+    shares = [100 * ((f.radius.to_numpy() >= grid[:, None]) & f.correct.to_numpy()).mean(1) for _, f in levels.singles]
+    for axes in (left, right):
+        axes.plot(grid, np.max(shares, axis=0), color=GRAY, linestyle=":", label="envelope: no one classifier")
+        axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylim=(0, 100), xlim=(-0.02, None))
+    for rule, color in zip(("max", "first", "released"), colors[3:], strict=False):
+        label = f"cascade, rule {rule}" + (" (no certificate)" if rule == "released" else "")
+        accuracy_curve(right, *levels.certified(rule, threshold), color=color, label=label)
+    left.set_ylabel("certified accuracy (%)")
+    left.legend(fontsize=7.5)
+    right.legend(fontsize=7.5, loc="lower left")
+    return finished(figure)
+
+
+def halting_bars(cascades: Mapping[str, LevelCounts], threshold: float = 0.5) -> Figure:
+    """Where images halt: the share of images that each level certifies by rule first, and by rule max."""
+    figure, panels = subplots(1, 2, figsize=(8.0, 0.5 * len(cascades) + 1.4), sharey=True)
+    colors = sns.color_palette(PALETTE)
+    for axes, rule in zip(panels, ("first", "max"), strict=True):
+        for row, (name, levels) in enumerate(cascades.items()):
+            frame = levels.certified(rule, threshold)[1]
+            left = 0.0
+            for k, sigma in reversed(list(enumerate(levels.sigmas))):
+                share = 100 * float(((frame.level == k) & (frame.prediction != ABSTAIN)).mean())
+                label = f"σ = {sigma:g}" if row == 0 else None
+                axes.barh(name, share, left=left, color=colors[k], label=label)
+                left += share
+            axes.barh(name, 100 - left, left=left, color="0.85", label="abstains" if row == 0 else None)
+        axes.set(xlabel="test images (%)", xlim=(0, 100))
+        axes.set_title(f"rule {rule}: the level that gives the radius", fontsize=9)
+    panels[0].invert_yaxis()
+    figure.legend(fontsize=8, loc="outside lower center", ncols=len(levels.sigmas) + 1)
+    return finished(figure)
