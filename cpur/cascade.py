@@ -43,7 +43,7 @@ ABSTENTION = CascadeCertificate(ABSTAIN, 0.0, None)
 
 
 def level_bounds(
-    counts: Int[np.ndarray, "... K C"], selected: Int[np.ndarray, "... K"], alpha: ArrayLike
+    counts: Int[np.ndarray, "... K C"], selected: Int[np.ndarray, "... K"], alpha: float | np.ndarray
 ) -> tuple[Float[np.ndarray, "... K C"], Float[np.ndarray, "... K C"]]:
     r"""Bounds on the class probabilities of every level, from its counts.
 
@@ -106,7 +106,12 @@ def cascade_radii(
 
 
 def certify_bounds(
-    lower: ArrayLike, upper: ArrayLike, sigmas: Sequence[float], threshold: float = 0.5, *, rule: str = "max"
+    lower: ArrayLike,
+    upper: ArrayLike,
+    sigmas: Sequence[float] | np.ndarray,
+    threshold: float = 0.5,
+    *,
+    rule: str = "max",
 ) -> CascadeCertificate:
     """The certificate of the cascade from bounds on every level's class probabilities.
 
@@ -144,10 +149,10 @@ def certify_bounds(
 
 def certify_counts(
     counts: ArrayLike,
-    sigmas: Sequence[float],
+    sigmas: Sequence[float] | np.ndarray,
     alpha: float,
     *,
-    selected: Sequence[int],
+    selected: Sequence[int] | np.ndarray,
     threshold: float = 0.5,
     rule: str = "max",
 ) -> CascadeCertificate:
@@ -187,7 +192,7 @@ def certify_counts(
     return certify_bounds(*level_bounds(counts, selected, alpha), sigma, threshold, rule=rule)
 
 
-def _sigmas(sigmas: Sequence[float], threshold: float) -> np.ndarray:
+def _sigmas(sigmas: Sequence[float] | np.ndarray, threshold: float) -> np.ndarray:
     sigma = np.asarray(sigmas, float)
     if sigma.ndim != 1 or not len(sigma) or not np.all((sigma > 0) & np.isfinite(sigma)):
         raise InputError(f"sigmas must be a list of positive noise levels; got {sigmas!r}")

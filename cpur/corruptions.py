@@ -101,7 +101,7 @@ def _bytes(x: Images) -> UInt8[np.ndarray, "n h w"]:
 
 CORRUPTIONS: dict[str, tuple[Callable[..., Images], tuple[float, ...]]] = {
     "gaussian_noise": (gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38)),
-    "shot_noise": (shot_noise, (60, 25, 12, 5, 3)),
+    "shot_noise": (shot_noise, (60.0, 25.0, 12.0, 5.0, 3.0)),
     "impulse_noise": (impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27)),
     "gaussian_blur": (gaussian_blur, (0.4, 0.6, 0.8, 1.0, 1.3)),
     "motion_blur": (motion_blur, (1.0, 1.5, 2.0, 2.5, 3.5)),
@@ -109,7 +109,7 @@ CORRUPTIONS: dict[str, tuple[Callable[..., Images], tuple[float, ...]]] = {
     "contrast": (contrast, (0.7, 0.5, 0.35, 0.25, 0.15)),
     "elastic_transform": (elastic_transform, (0.2, 0.35, 0.5, 0.65, 0.8)),
     "pixelate": (pixelate, (0.6, 0.7, 0.8, 0.9, 1.0)),
-    "jpeg_compression": (jpeg_compression, (25, 18, 15, 10, 7)),
+    "jpeg_compression": (jpeg_compression, (25.0, 18.0, 15.0, 10.0, 7.0)),
 }
 
 

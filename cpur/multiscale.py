@@ -6,7 +6,7 @@ so nothing is sampled again, and every subset of levels, threshold and rule can 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from cpur import tables
 from cpur.accuracy import Records, average_certified_radius, has_full_radii, label
 from cpur.cascade import RULES, cascade_radii, certify_counts
 from cpur.config import CertifyConfig, MultiscaleConfig
-from cpur.engine import Progress, certify_dataset
+from cpur.engine import Progress, certify_dataset, record_file
 from cpur.errors import InputError
 from cpur.records import load_record
 from cpur.smooth import ABSTAIN
+
+FOLDER = "cascade"  # below that of the records: those of single levels that only cascades need
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,14 @@ class LevelCounts:
 
 
 def certify_levels(config: MultiscaleConfig, progress: Progress | None = None) -> LevelCounts:
-    """Certifies every level of a cascade by itself, with plan fixed: records that there are already are read."""
+    """Certifies every level of a cascade by itself, with plan fixed.
+
+    Records in ``records_dir`` are read; what is missing is made in its folder ``cascade``.
+    """
     shared = {field.name: getattr(config, field.name) for field in fields(CertifyConfig) if field.name != "sigma"}
     configs = [CertifyConfig(**shared | {"plan": "fixed"}, sigma=sigma) for sigma in config.sigmas]
+    apart = f"{config.records_dir}/{FOLDER}"
+    configs = [one if record_file(one).exists() else replace(one, records_dir=apart) for one in configs]
     return LevelCounts.of([load_record(certify_dataset(one, progress).file) for one in configs])
 
 
@@ -124,16 +131,16 @@ def _row(header: dict[str, Any], frame: pd.DataFrame, epsilons: Sequence[float])
 def find_cascades(
     folder: str, dataset: str, sigmas: Sequence[float], classifier: str = "digits-cnn"
 ) -> dict[str, LevelCounts]:
-    """The cascades that the largest records in a folder allow at these levels, by purifier.
+    """The cascades of these levels that the largest records in a folder and in its folder ``cascade`` allow.
 
-    A purifier without a complete record of plan fixed at every level is left out.
+    The keys are the purifiers. A purifier without a complete record of plan fixed at every level is left out.
     """
     wanted = {"dataset": dataset, "plan": "fixed", "classifier": classifier, "classifier_checkpoint": None}
-    groups: dict[str, Records] = {}
-    for header, frame in tables.most_images(tables.find_records(folder, **wanted)):
+    groups: dict[str, dict[float, Any]] = {}
+    for header, frame in tables.most_images(tables.find_records(folder, FOLDER, **wanted)):
         if header["config"]["sigma"] in sigmas:
-            groups.setdefault(label(header), []).append((header, frame))
-    return {name: LevelCounts.of(found) for name, found in groups.items() if len(found) == len(sigmas)}
+            groups.setdefault(label(header), {})[header["config"]["sigma"]] = header, frame
+    return {name: LevelCounts.of([*found.values()]) for name, found in groups.items() if len(found) == len(sigmas)}
 
 
 def cascades_table(cascades: Mapping[str, LevelCounts], threshold: float = 0.5) -> pd.DataFrame:

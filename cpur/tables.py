@@ -62,13 +62,15 @@ def summary(records: Records) -> pd.DataFrame:
     return pd.DataFrame([summary_row(header, frame) for header, frame in records]).set_index("purifier")
 
 
-def find_records(folder: str | Path, **wanted: Any) -> Records:
+def find_records(folder: str | Path, *below: str, **wanted: Any) -> Records:
     """The complete records of single noise levels in ``folder`` whose configuration has the ``wanted`` values.
+
+    Folders ``below`` it are searched too.
 
     Raises:
         InputError: there are none.
     """
-    files = sorted(anchored(folder).glob("*.jsonl"))
+    files = [file for part in (".", *below) for file in sorted((anchored(folder) / part).glob("*.jsonl"))]
     records = [load_record(file) for file in files]
     chosen = [
         (header, frame)

@@ -5,7 +5,7 @@ from itertools import product
 
 import tyro
 
-from cpur.config import PURIFIERS, CertifyConfig
+from cpur.config import PURIFIERS, CertifyConfig, MultiscaleConfig
 from cpur.engine import certify_dataset
 from cpur.progress import certification_bar
 
@@ -13,10 +13,10 @@ SIGMAS = (0.25, 0.5, 1.0)
 TUNED = "models/digits-consistency-features"
 
 
-def configurations(records_dir: str = "records") -> list[CertifyConfig]:
+def configurations(records_dir: str = "records") -> list[CertifyConfig | MultiscaleConfig]:
     """The records of the digits: all 500 test images at n = 10,000, and untuned purifiers at n = 1,000 on 100.
 
-    The probability-flow ODE, at 15 network calls a sample, has the second kind only.
+    The probability-flow ODE, at 15 network calls a sample, has the second kind only. One purifier has a cascade.
     """
     shared = {"num_images": 500, "records_dir": records_dir}
     large = [
@@ -29,7 +29,12 @@ def configurations(records_dir: str = "records") -> list[CertifyConfig]:
         CertifyConfig(purifier=purifier, sigma=sigma, num_images=100, n=1000, records_dir=records_dir)
         for sigma, purifier in product(SIGMAS, PURIFIERS)
     ]
-    return large + small
+    tuned = {"purifier": "consistency", "checkpoint": TUNED, "n": 10_000, **shared}
+    cascade = [
+        MultiscaleConfig(**tuned),
+        CertifyConfig(**tuned | {"records_dir": f"{records_dir}/cascade"}, sigma=0.12),
+    ]
+    return large + small + cascade
 
 
 def main(records_dir: str = "records") -> None:
