@@ -156,12 +156,11 @@ def cascades_table(cascades: Mapping[str, LevelCounts], threshold: float = 0.5) 
     return pd.DataFrame(rows).T.fillna("")
 
 
-def gain(levels: LevelCounts, threshold: float = 0.5) -> pd.DataFrame:
-    """Mean radius by rule first and by rule max, on the same bounds, over images that either certifies."""
+def gain(levels: LevelCounts, threshold: float = 0.5) -> str:
+    """Mean radius by rule first and by rule max, on the same bounds, over the images that max certifies, in words."""
     first, best = (levels.certified(rule, threshold)[1].radius for rule in ("first", "max"))
-    either = best > 0
-    means = {"rule first": first[either].mean(), "rule max": best[either].mean(), "images": int(either.sum())}
-    return pd.DataFrame({"mean radius": means}).T.round(3)
+    some = best > 0
+    return f"mean radius of {some.sum()} images: {first[some].mean():.3f} by rule first, {best[some].mean():.3f} by max"
 
 
 def error_split(levels: LevelCounts, threshold: float = 0.5) -> pd.DataFrame:

@@ -15,7 +15,7 @@ GRAY = "0.55"
 
 def cascade_curves(levels: LevelCounts, threshold: float = 0.5) -> Figure:
     """Certified accuracy against the radius: every level alone, their envelope, and the cascade by each rule."""
-    figure, (left, right) = subplots(1, 2, figsize=(8.6, 3.4), sharey=True)
+    figure, (left, right) = subplots(1, 2, figsize=(8.6, 4.0), sharey=True)
     colors = sns.color_palette(PALETTE)
     for color, sigma, record in zip(colors, levels.sigmas, levels.singles, strict=False):
         accuracy_curve(left, *record, color=color, label=f"σ = {sigma:g} alone")
@@ -28,8 +28,10 @@ def cascade_curves(levels: LevelCounts, threshold: float = 0.5) -> Figure:
         label = f"cascade, rule {rule}" + (" (no certificate)" if rule == "released" else "")
         accuracy_curve(right, *levels.certified(rule, threshold), color=color, label=label)
     left.set_ylabel("certified accuracy (%)")
-    left.legend(fontsize=7.5)
-    right.legend(fontsize=7.5, loc="lower left")
+    handles = {
+        label: line for axes in (left, right) for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, fontsize=8, loc="outside lower center", ncols=3)
     return finished(figure)
 
 
@@ -43,10 +45,12 @@ def halting_bars(cascades: Mapping[str, LevelCounts], threshold: float = 0.5) ->
             left = 0.0
             for k, sigma in reversed(list(enumerate(levels.sigmas))):
                 share = 100 * float(((frame.level == k) & (frame.prediction != ABSTAIN)).mean())
-                label = f"σ = {sigma:g}" if row == 0 else None
+                label = f"σ = {sigma:g}" if row == 0 and rule == "first" else None
                 axes.barh(name, share, left=left, color=colors[k], label=label)
                 left += share
-            axes.barh(name, 100 - left, left=left, color="0.85", label="abstains" if row == 0 else None)
+            axes.barh(
+                name, 100 - left, left=left, color="0.85", label="abstains" if row == 0 and rule == "max" else None
+            )
         axes.set(xlabel="test images (%)", xlim=(0, 100))
         axes.set_title(f"rule {rule}: the level that gives the radius", fontsize=9)
     panels[0].invert_yaxis()
