@@ -33,7 +33,7 @@ class Case:
 
     def false(self, found: CascadeCertificate) -> bool:
         """Whether a certificate claims more than the truth."""
-        return found.radius > 0 and found.radius > self.radii[found.prediction] * (1 + 1e-9)
+        return bool(0 < found.radius > self.radii[found.prediction] * (1 + 1e-9))
 
 
 def _case(*rows: tuple[float, ...], classes: int = 10) -> Case:
