@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from cpur.bounds import lower_confidence_bound, upper_confidence_bound
 from cpur.errors import InputError, choose
@@ -77,11 +77,11 @@ def terms(
     threshold: float,
 ) -> tuple[Float[np.ndarray, "... K C"], Float[np.ndarray, "... K C"]]:
     """The terms of R: the radius that each level allows itself for each class, and that it allows smaller sigmas."""
-    t, sigma = norm.ppf(threshold), sigmas[..., None]
+    t, sigma = ndtri(threshold), sigmas[..., None]
     best = upper.argmax(-1)[..., None] == np.arange(upper.shape[-1])
     second = np.where(best, -1, upper).max(-1, keepdims=True)
-    z_others = norm.ppf(np.where(best, second, upper.max(-1, keepdims=True)))  # the largest bound of another class
-    z_lower = norm.ppf(lower)
+    z_others = ndtri(np.where(best, second, upper.max(-1, keepdims=True)))  # the largest bound of another class
+    z_lower = ndtri(lower)
     halting = sigma * (z_lower - t)
     if threshold < 0.5:
         with np.errstate(invalid="ignore"):  # infinite minus infinite: no bound at all

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from cpur import tables
 from cpur.accuracy import Records, average_certified_radius, has_full_radii, label
-from cpur.cascade import RULES, cascade_radii, certify_counts
+from cpur.cascade import RULES, cascade_radii, certify_bounds, certify_counts, level_bounds
 from cpur.config import CertifyConfig, MultiscaleConfig
 from cpur.engine import Progress, certify_dataset, record_file
 from cpur.errors import InputError
@@ -76,10 +76,13 @@ class LevelCounts:
         """
         config = {key: value for key, value in self.header["config"].items() if key != "sigma"}
         config |= {"sigmas": list(self.sigmas), "threshold": threshold, "rule": rule}
-        found = [
-            certify_counts(counts, self.sigmas, config["alpha"], selected=selected, threshold=threshold, rule=rule)
-            for counts, selected in zip(self.counts, self.selected, strict=True)
-        ]
+        if rule == "released":
+            values = {"alpha": config["alpha"], "threshold": threshold, "rule": rule}
+            pairs = zip(self.counts, self.selected, strict=True)
+            found = [certify_counts(counts, self.sigmas, selected=chosen, **values) for counts, chosen in pairs]
+        else:  # the same as that for one image at a time, but quicker
+            bounds = zip(*level_bounds(self.counts, self.selected, config["alpha"]), strict=True)
+            found = [certify_bounds(*pair, self.sigmas, threshold, rule=rule) for pair in bounds]
         frame = pd.DataFrame(found).assign(index=self.index, label=self.label)
         frame["correct"] = (frame.prediction == frame.label) & (frame.prediction != ABSTAIN)
         return self.header | {"config": config}, frame
@@ -163,28 +166,25 @@ def gain(levels: LevelCounts, threshold: float = 0.5) -> str:
     return f"mean radius of {some.sum()} images: {first[some].mean():.3f} by rule first, {best[some].mean():.3f} by max"
 
 
+def halting(levels: LevelCounts, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a class has a share above the threshold, and whether it is the right one: ``n K+1``, the cascade last."""
+    shares = levels.counts / levels.counts.sum(-1, keepdims=True)
+    halts, right = shares.max(-1) > threshold, shares.argmax(-1) == levels.label[:, None]
+    # The cascade: the first level from the largest sigma down that halts.
+    last = halts.shape[1] - 1 - np.argmax(halts[:, ::-1], axis=1)
+    right = np.column_stack([right, right[np.arange(len(right)), last]])
+    return np.column_stack([halts, halts.any(1)]), right
+
+
 def error_split(levels: LevelCounts, threshold: float = 0.5) -> pd.DataFrame:
     """How often each level is over-smoothed, how often over-confident, and how often right, in percent of the images.
 
     Over-smoothing: no class has a share above the threshold. Over-confidence: a wrong class has.
     """
-    shares = levels.counts / levels.counts.sum(-1, keepdims=True)
-    halts, right = shares.max(-1) > threshold, shares.argmax(-1) == levels.label[:, None]
-    # The cascade: the first level from the largest sigma down that halts.
-    last = np.argmax(halts[:, ::-1], axis=1)
-    any_halts, halts_right = halts.any(1), np.take_along_axis(right[:, ::-1], last[:, None], 1)[:, 0]
-    rows = {f"sigma {sigma:g}": (halts[:, k], right[:, k]) for k, sigma in enumerate(levels.sigmas)}
-    rows |= {"cascade": (any_halts, halts_right)}
-    return pd.DataFrame(
-        {
-            name: {
-                "over-smoothing": 100 * (~halt).mean(),
-                "over-confidence": 100 * (halt & ~correct).mean(),
-                "right": 100 * (halt & correct).mean(),
-            }
-            for name, (halt, correct) in rows.items()
-        }
-    ).T
+    halts, right = halting(levels, threshold)
+    columns = {"over-smoothing": ~halts, "over-confidence": halts & ~right, "right": halts & right}
+    names = [*(f"sigma {sigma:g}" for sigma in levels.sigmas), "cascade"]
+    return pd.DataFrame({column: 100 * found.mean(0) for column, found in columns.items()}, index=names)
 
 
 @dataclass(frozen=True)

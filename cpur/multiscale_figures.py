@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cpur.cascade import RULES
 from cpur.figures import PALETTE, accuracy_curve, finished, subplots
 from cpur.multiscale import LevelCounts
 from cpur.smooth import ABSTAIN
@@ -20,7 +23,7 @@ def cascade_curves(levels: LevelCounts, threshold: float = 0.5) -> Figure:
     for color, sigma, record in zip(colors, levels.sigmas, levels.singles, strict=False):
         accuracy_curve(left, *record, color=color, label=f"σ = {sigma:g} alone")
     grid = np.linspace(0, max(frame.radius.max() for _, frame in levels.singles), 400)
-    shares = [100 * ((f.radius.to_numpy() >= grid[:, None]) & f.correct.to_numpy()).mean(1) for _, f in levels.singles]
+    shares = [_shares(frame, grid) for _, frame in levels.singles]
     for axes in (left, right):
         axes.plot(grid, np.max(shares, axis=0), color=GRAY, linestyle=":", label="envelope: no one classifier")
         axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylim=(0, 100), xlim=(-0.02, None))
@@ -33,6 +36,42 @@ def cascade_curves(levels: LevelCounts, threshold: float = 0.5) -> Figure:
     }
     figure.legend(handles.values(), handles, fontsize=8, loc="outside lower center", ncols=3)
     return finished(figure)
+
+
+def cascade_grid(cascades: Mapping[str, LevelCounts], threshold: float = 0.5, columns: int = 2) -> Figure:
+    """The same curves, a panel each cascade: levels alone (thin), their envelope (dotted), and the rules."""
+    rows = -(-len(cascades) // columns)
+    shape = {"figsize": (4.2 * columns, 2.6 * rows + 0.5), "sharex": True, "sharey": True, "squeeze": False}
+    figure, panels = subplots(rows, columns, **shape)
+    grid = np.linspace(0, max(frame.radius.max() for levels in cascades.values() for _, frame in levels.singles), 300)
+    for axes, (name, levels) in zip(panels.flat, cascades.items(), strict=False):
+        _curves(axes, levels, threshold, grid)
+        axes.set_title(name, fontsize=9)
+    for axes in panels[-1]:
+        axes.set_xlabel("radius ε ($\\ell_2$ of [0, 1] pixels)")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("certified accuracy (%)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
+    return finished(figure)
+
+
+def _curves(axes: Axes, levels: LevelCounts, threshold: float, grid: np.ndarray) -> None:
+    colors = sns.color_palette(PALETTE)
+    singles = [_shares(frame, grid) for _, frame in levels.singles]
+    for color, sigma, shares in zip(colors, levels.sigmas, singles, strict=False):
+        axes.plot(grid, shares, color=color, linewidth=0.8, label=f"σ = {sigma:g} alone")
+    axes.plot(
+        grid, np.max(singles, axis=0), color=GRAY, linestyle=":", linewidth=2.5, label="envelope: no one classifier"
+    )
+    for rule, color in zip(RULES, colors[len(singles) :], strict=False):
+        label = f"cascade, rule {rule}" + (" (no certificate)" if rule == "released" else "")
+        axes.plot(grid, _shares(levels.certified(rule, threshold)[1], grid), color=color, label=label)
+    axes.set(ylim=(0, 100), xlim=(-0.02, grid[-1]))
+
+
+def _shares(frame: pd.DataFrame, radii: np.ndarray) -> np.ndarray:
+    """Certified accuracy in percent at each radius."""
+    return 100 * ((frame.radius.to_numpy() >= radii[:, None]) & frame.correct.to_numpy()).mean(1)
 
 
 def halting_bars(cascades: Mapping[str, LevelCounts], threshold: float = 0.5) -> Figure:

@@ -12,6 +12,7 @@ Source: the code released with Jeong & Shin (2023), restated from its formulas; 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
+from scipy.special import ndtri
 
 from cpur.bounds import lower_confidence_bound, upper_confidence_bound
 from cpur.cascade import ABSTENTION, CascadeCertificate
@@ -33,7 +34,7 @@ def released(
 
     Guarantee: none.
     """
-    t = stats.norm.ppf(threshold)
+    t = ndtri(threshold)
     order = np.argsort(-sigmas)
     for visited, k in enumerate(order):
         share, n = alpha / (visited + 1), counts[k].sum()
@@ -44,8 +45,8 @@ def released(
             continue
         y = int(selected[k])
         others = [_others(counts[j], y, int(selected[j]), share) for j in order[:visited]]
-        passing = [sigmas[j] * (t - stats.norm.ppf(p)) for j, p in zip(order[:visited], others, strict=True)]
-        radius = min([sigmas[k] * (stats.norm.ppf(lower) - t), *passing])
+        passing = [sigmas[j] * (t - ndtri(p)) for j, p in zip(order[:visited], others, strict=True)]
+        radius = min([sigmas[k] * (ndtri(lower) - t), *passing])
         return CascadeCertificate(y, float(radius), int(k)) if radius >= 0 else ABSTENTION
     return ABSTENTION
 
