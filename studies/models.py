@@ -17,7 +17,7 @@ from cpur.checkpoints import count_parameters, save_network, write_json
 from cpur.classifiers import BaseClassifier, DigitsCNN, DigitsMLP, DigitsViT, load_classifier, save_classifier
 from cpur.data import ImageSet, load_dataset
 from cpur.progress import bar
-from cpur.purifiers import Purifier
+from cpur.purifiers import OneStepEDM, Purifier
 from cpur.smooth import Smooth
 from studies import pretrain
 
@@ -25,9 +25,9 @@ CARD = """# {name}
 
 {what}
 
-- Made by `make models` (`python -m studies.models`): seed {seed}, {steps} steps of {batch_size} images, learning
+- Made by `{command}`: seed {seed}, {steps} steps of {batch_size} images, learning
   rate {lr:g}, {optimizer}, weights averaged with decay {ema:g}; {seconds:.0f} s on one thread of {machine}.
-- Data: the 1,097 training digits of scikit-learn (UCI ML hand-written digits), 8 x 8. {parameters:,} parameters.
+- Data: {data}, 8 x 8. {parameters:,} parameters.
 - {figures}
 - Loss curve: `history.csv`. Licence: MIT.
 """
@@ -44,6 +44,12 @@ WHAT = {
     "digits-autoencoder": "Encoder of a denoising autoencoder with a code of 16 numbers; it never saw a label.",
 }
 
+DATA = {
+    "digits": "the 1,097 training digits of scikit-learn (UCI ML hand-written digits)",
+    "digits-shift": "1,097 of the first 1,297 digits in scikit-learn's file; the last 500 are the test images",
+}
+COMMANDS = {"digits": "python -m studies.models", "digits-shift": "python -m studies.shift"}
+
 # How the networks that classify are made and trained.
 CLASSIFIERS = {
     "digits-cnn": (DigitsCNN, pretrain.CLASSIFIER),
@@ -56,11 +62,12 @@ CLASSIFIERS = {
 
 @dataclass(frozen=True)
 class Workshop:
-    """Trains the embedded models into a folder; ``effort`` below 1 takes that share of the steps, for a quick look."""
+    """Trains models into a folder; ``effort`` below 1 takes that share of the steps, for a quick look."""
 
     folder: Path
     seed: int = 0
     effort: float = 1.0
+    dataset: str = "digits"
 
     def make_all(self) -> None:
         """Trains all models, two at a time, each on one thread."""
@@ -74,16 +81,16 @@ class Workshop:
         """Trains and writes a classifier."""
         make, recipe = CLASSIFIERS[name]
         start, recipe = time.perf_counter(), self._scaled(recipe)
-        trained = pretrain.train_classifier(_digits(), recipe, self.seed, _bar(name), make)
+        trained = pretrain.train_classifier(self._images("train"), recipe, self.seed, _bar(name), make)
         save_classifier(trained.model, self._created(name))
-        right = {split: _accuracy(trained.model, load_dataset("digits", split)) for split in ("val", "test")}
+        right = {split: _accuracy(trained.model, self._images(split)) for split in ("val", "test")}
         figures = "Clean accuracy: {val:.1%} of the 200 validation images, {test:.1%} of the 500 test images."
         self._describe(name, trained, recipe, start, figures.format(**right))
 
     def encoder(self) -> None:
         """Trains and writes the encoder of an autoencoder."""
         start, recipe = time.perf_counter(), self._scaled(pretrain.AUTOENCODER)
-        trained = pretrain.train_encoder(_digits(), recipe, self.seed, _bar("autoencoder"))
+        trained = pretrain.train_encoder(self._images("train"), recipe, self.seed, _bar("autoencoder"))
         save_classifier(trained.model, self._created("digits-autoencoder"))
         error = f"Mean squared error of the last stretch of training: {trained.history.loss.iloc[-1]:.4f}."
         self._describe("digits-autoencoder", trained, recipe, start, error)
@@ -91,7 +98,7 @@ class Workshop:
     def ddpm(self) -> None:
         """Trains and writes the DDPM."""
         start, recipe = time.perf_counter(), self._scaled(pretrain.DDPM)
-        trained = pretrain.train_ddpm(_digits(), recipe, self.seed, _bar("ddpm", position=1))
+        trained = pretrain.train_ddpm(self._images("train"), recipe, self.seed, _bar("ddpm", position=1))
         out = self._created("digits-ddpm")
         save_network(trained.model.network, out)
         schedule, steps = pretrain.DDPM_SCHEDULE
@@ -101,15 +108,22 @@ class Workshop:
 
     def edm_and_consistency(self) -> None:
         """Trains and writes the EDM, then the consistency model tuned from it."""
-        start, recipe = time.perf_counter(), self._scaled(pretrain.EDM)
-        edm = pretrain.train_edm(_digits(), recipe, self.seed, _bar("edm"))
-        self._preconditioned("digits-edm", "edm", edm)
-        self._describe("digits-edm", edm, recipe, start, self._certified(edm.model))
-
+        edm = self.edm()
         start, recipe = time.perf_counter(), self._scaled(pretrain.CONSISTENCY)
-        tuned = pretrain.train_consistency(_digits(), edm.model, recipe, self.seed, _bar("consistency"))
+        tuned = pretrain.train_consistency(self._images("train"), edm, recipe, self.seed, _bar("consistency"))
         self._preconditioned("digits-consistency", "consistency", tuned)
         self._describe("digits-consistency", tuned, recipe, start, self._certified(tuned.model))
+
+    def edm(self) -> OneStepEDM:
+        """Trains and writes the EDM."""
+        start, recipe = time.perf_counter(), self._scaled(pretrain.EDM)
+        edm = pretrain.train_edm(self._images("train"), recipe, self.seed, _bar("edm"))
+        self._preconditioned("digits-edm", "edm", edm)
+        self._describe("digits-edm", edm, recipe, start, self._certified(edm.model))
+        return edm.model
+
+    def _images(self, split: str) -> ImageSet:
+        return load_dataset(self.dataset, split)
 
     def _scaled(self, recipe: pretrain.Recipe) -> pretrain.Recipe:
         return replace(recipe, steps=max(10, round(recipe.steps * self.effort)))
@@ -130,6 +144,8 @@ class Workshop:
         card = CARD.format(
             name=name,
             what=WHAT[name],
+            command=COMMANDS[self.dataset],
+            data=DATA[self.dataset],
             seed=self.seed,
             steps=recipe.steps,
             batch_size=recipe.batch_size,
@@ -145,7 +161,7 @@ class Workshop:
 
     def _certified(self, purifier: Purifier) -> str:
         """Certified accuracy on the validation images, on which all choices are made."""
-        data, n = load_dataset("digits", "val"), 1000
+        data, n = self._images("val"), 1000
         images = [data[i] for i in range(min(len(data), max(2, round(len(data) * self.effort))))]
         classifier = load_classifier("digits-cnn", self.folder / "digits-cnn")
         parts = []
@@ -158,10 +174,6 @@ class Workshop:
             shares = "/".join(f"{sum(r >= e for r in right) / len(right):.1%}" for e in (0.0, 0.25, 0.5))
             parts.append(f"{shares} at sigma {sigma:g}")
         return f"Certified at epsilon 0/0.25/0.5 on {len(images)} validation images, n = {n}: {'; '.join(parts)}."
-
-
-def _digits() -> ImageSet:
-    return load_dataset("digits", "train")
 
 
 def _bar(name: str, position: int = 0):
