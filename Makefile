@@ -16,7 +16,7 @@ help:
 	@echo "make book      build the book into _build/html (FRESH=1 runs every page anew)"
 	@echo "make models    train the embedded models from scratch into models/"
 	@echo "make records   make the committed records anew where they are missing (about an hour)"
-	@echo "make ablations fine-tune, certify and measure every variant, where its records are missing (about three hours)"
+	@echo "make ablations fine-tune, certify and measure every variant, where its records are missing (about six hours)"
 	@echo "make lint      check style; make clean removes what was built"
 
 setup: $(READY)
@@ -56,6 +56,8 @@ models: $(READY)
 
 ablations: $(READY)
 	$(BIN)/python -m studies.ablation
+	$(BIN)/python -m studies.calibration
+	$(BIN)/python -m studies.shift
 
 records: $(READY)
 	$(BIN)/python -m studies.records

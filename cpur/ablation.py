@@ -145,12 +145,12 @@ CLAIMS = (
     Claim("Discrete sigmas are better than continuous ones", "features", "continuous"),
     Claim("Tuning the classifier is better than tuning the purifier", "classifier", "features"),
     Claim("Tuning both is better than tuning the classifier", "both", "classifier"),
+    Claim("Certifies more than Diffusion Calibration", "features", "calibrated"),
 )
 
 
 UNDECIDABLE = {
     "LPIPS itself gives the lowest FID and the highest certified accuracy": "LPIPS fits photographs",
-    "Certifies more than Diffusion Calibration": "joins with that method",
     "The same order on ImageNet-64": "needs ImageNet",
 }
 
@@ -176,7 +176,9 @@ TUNING = {
     "continuous": "-p loss lpips -p continuous True",
     "classifier": "-p train classifier",
     "both": "-p train both -p loss lpips",
+    "calibrated": "-p purifier onestep-ddpm -p loss l2 -p brier 0.01 -p anticonsistency 0.01",
 }
+START = {"calibrated": "onestep-ddpm"}  # what is tuned, where it is not the consistency model
 
 
 def deciding_commands(claim: Claim) -> list[str]:
@@ -184,7 +186,7 @@ def deciding_commands(claim: Claim) -> list[str]:
     both = (claim.better, claim.worse)
     tuned = [
         f"papermill notebooks/finetune.ipynb runs/{name}-0.ipynb -p preset cifar10 -p dataset cifar10 "
-        f"-p checkpoint checkpoints/cd -p seed 0 -p device cuda -p num_images 500 -p n 10000 "
+        f"-p checkpoint checkpoints/{START.get(name, 'cd')} -p seed 0 -p device cuda -p num_images 500 -p n 10000 "
         f"-p out runs/{name}-0 {TUNING[name]}"
         for name in both
         if name in TUNING

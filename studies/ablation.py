@@ -6,7 +6,7 @@
 import gzip
 import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -48,6 +48,18 @@ class Variant:
     classifiers: dict[str, float] = field(default_factory=lambda: {"digits-cnn": 1.0})
 
 
+# Of diffusion calibration, chosen on validation images (studies.calibration): lambda with each distance, and a.
+LAMBDA = {"l2": 0.01, "features": 1.0}
+A = 1.0
+
+
+def calibrated(purifier: str = "onestep-ddpm", lam: float | None = None, a: float = A) -> Variant:
+    """A purifier after diffusion calibration, with the distance that it is fine-tuned with elsewhere."""
+    distance = "features" if purifier == "consistency" else "l2"
+    lam = LAMBDA[distance] if lam is None else lam
+    return Variant(purifier, {"loss": distance, "brier": lam, "anticonsistency": lam * a})
+
+
 SEVERAL = {"digits-cnn": 1.0, "digits-mlp": 0.4, "digits-vit": 0.4}
 VARIANTS = {
     "onestep-ddpm": Variant("onestep-ddpm", classifiers=SEVERAL),
@@ -62,8 +74,8 @@ VARIANTS = {
     "edm-features": Variant("onestep-edm", {"loss": "features"}),
     "classifier": Variant(finetune={"train": "classifier"}),
     "both": Variant(finetune={"loss": "features", "train": "both"}),
+    "calibrated": calibrated(),
 }
-
 
 # The weights of seed 0 that are committed, and their names below models/.
 PUBLISHED = {
@@ -74,6 +86,7 @@ PUBLISHED = {
     "features-autoencoder": "digits-consistency-features-autoencoder",
     "classifier": "digits-cnn-purified",
     "both": "digits-cnn-both",
+    "calibrated": "digits-ddpm-calibrated",
 }
 
 CARD = """# {name}
@@ -91,28 +104,36 @@ class Workbench:
     """Makes the records of the ablations.
 
     Args:
+        variants: what to make, by name.
+        seeds: training seeds.
+        sigmas: noise levels to certify.
         models: holds a folder a seed, as ``python -m studies.models --seed`` makes it; seed 0 is the committed one.
         work: where weights and unfinished records are put.
         records: where the records are put.
         steps: of fine-tuning; None takes the preset's.
         n: noise samples a certificate.
         num_images: test images.
+        measures: whether transport and likeness are measured too.
     """
 
+    variants: Mapping[str, Variant] = field(default_factory=lambda: VARIANTS)
+    seeds: tuple[int, ...] = SEEDS
+    sigmas: tuple[float, ...] = SIGMAS
     models: str = "runs/models"
     work: str = "runs/ablation"
     records: str = "records/ablation"
     steps: int | None = None
     n: int = 1000
     num_images: int = 500
+    measures: bool = True
 
     def make_all(self, progress: Callable | None = None) -> None:
         """Makes what is missing, the models of further seeds among it; two jobs at a time, each on one thread."""
-        for seed in SEEDS[1:]:
+        for seed in set(self.seeds) - {0}:
             folder = paths.anchored(self.models) / str(seed)
             if not all((folder / name / "README.md").is_file() for name in set(EMBEDDED.values())):
                 Workshop(folder, seed).make_all()
-        names, seeds = zip(*((name, seed) for seed in SEEDS for name in VARIANTS), strict=True)
+        names, seeds = zip(*((name, seed) for seed in self.seeds for name in self.variants), strict=True)
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             done = pool.map(self.make, names, seeds)
             for _ in progress(done, 0, len(names)) if progress else done:
@@ -120,25 +141,25 @@ class Workbench:
 
     def make(self, name: str, seed: int) -> None:
         """Fine-tunes, certifies and measures one variant of one training seed, where that is missing."""
-        variant = VARIANTS[name]
+        variant = self.variants[name]
         tuned = self.finetuned(name, seed) if variant.finetune else Finetuned(None, None)
         folder = paths.anchored(self.records) / name / str(seed)
         folder.mkdir(parents=True, exist_ok=True)
         configs = [
             self._certification(variant, seed, tuned, classifier, sigma)
             for classifier in variant.classifiers
-            for sigma in SIGMAS
+            for sigma in self.sigmas
         ]
         for config in configs:
             packed = folder / f"{record_file(config).name}.gz"
             if not packed.is_file():
                 packed.write_bytes(gzip.compress(certify_dataset(config).file.read_bytes(), mtime=0))
-        if not (folder / MEASURES).is_file() and tuned.classifier is None:
+        if self.measures and not (folder / MEASURES).is_file() and tuned.classifier is None:
             self._measure(name, configs[0], folder / MEASURES)
 
     def finetuned(self, name: str, seed: int) -> Finetuned:
         """The fine-tuned weights of a variant."""
-        variant = VARIANTS[name]
+        variant = self.variants[name]
         values = {"purifier": variant.purifier, "checkpoint": self._base(variant, seed), "seed": seed}
         steps = {} if self.steps is None else {"steps": self.steps}
         return Finetuning(FinetuneConfig(**values, **variant.finetune, **steps, out=f"{self.work}/{name}/{seed}")).run()
@@ -151,7 +172,10 @@ class Workbench:
             shutil.copytree(source, models / name, dirs_exist_ok=True)
             shutil.copy(source.parent / "history.csv", models / name)
             values = read_json(source / FINETUNED)
-            what = f"`digits-consistency`, fine-tuned with the loss `{values['loss']}`."
+            before = EMBEDDED[VARIANTS[variant].purifier]
+            what = f"`{before}`, fine-tuned with the loss `{values['loss']}`."
+            if variant == "calibrated":
+                what = f"`{before}` after diffusion calibration with lambda {values['brier']:g} and a {A:g}."
             if tuned.classifier:
                 before = "`digits-consistency-features`" if variant == "both" else "`digits-consistency`"
                 what = f"`digits-cnn`, fine-tuned on images purified by {before}."
