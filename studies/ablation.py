@@ -151,9 +151,7 @@ class Workbench:
             for sigma in self.sigmas
         ]
         for config in configs:
-            packed = folder / f"{record_file(config).name}.gz"
-            if not packed.is_file():
-                packed.write_bytes(gzip.compress(certify_dataset(config).file.read_bytes(), mtime=0))
+            pack(config, folder)
         if self.measures and not (folder / MEASURES).is_file() and tuned.classifier is None:
             self._measure(name, configs[0], folder / MEASURES)
 
@@ -202,6 +200,19 @@ class Workbench:
         frame = measured(purifiers, clean, train, features, MEASURED_SIGMAS, NOISE_SEEDS)
         header = {"purifier_hash": identity(config)["purifier_hash"], "features": features.name, "versions": versions()}
         write_json(file, {"header": header | {"config": asdict(config)}, "rows": frame.round(6).to_dict("records")})
+
+
+def pack(config: CertifyConfig, folder: Path) -> Path:
+    """The gzipped record of a configuration in a folder, made where it is missing."""
+    packed = packed_record(config, folder)
+    if not packed.is_file():
+        packed.write_bytes(gzip.compress(certify_dataset(config).file.read_bytes(), mtime=0))
+    return packed
+
+
+def packed_record(config: CertifyConfig, folder: Path) -> Path:
+    """Where the gzipped record of a configuration lies in a folder."""
+    return folder / f"{record_file(config).name}.gz"
 
 
 def main(records: str = "records/ablation", models: str = "runs/models") -> None:

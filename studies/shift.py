@@ -18,12 +18,13 @@ import tyro
 from cpur import paths
 from cpur.config import MultiscaleConfig
 from cpur.corruptions import CORRUPTIONS, SEVERITIES
-from cpur.engine import certify_dataset, prepare, record_file
+from cpur.engine import prepare
+from cpur.errors import InputError
 from cpur.paired import Difference, seed_difference
 from cpur.predictor import predict
 from cpur.records import load_record
 from cpur.tables import cells
-from studies.ablation import SEEDS
+from studies.ablation import SEEDS, pack, packed_record
 from studies.models import Workshop
 
 PARTS = {"checkpoint": "digits-edm", "classifier_checkpoint": "digits-cnn"}
@@ -32,6 +33,7 @@ CLOSE = 1.0  # percentage points that the paper's "close to the clean accuracy" 
 SINGLE = 0.5  # the noise level of the predictor that the cascade is compared with
 CLEAN = "clean"  # the subset that is not corrupted
 MODELS = "models/shift"
+WORK = "runs/shift"  # unfinished records
 PREDICTORS = {"clean": "clean classifier", "single": f"single level {SINGLE:g}", "prediction": "cascade"}
 
 
@@ -51,12 +53,17 @@ class Shift:
         models: holds the models of each further training seed, in a folder of its number.
         votes: noise samples a level.
         families: of ``digits-c``.
+        make: whether what is missing is made.
+
+    Raises:
+        InputError: a file is missing, and is not to be made.
     """
 
     folder: str = "records/shift"
     models: str = "runs/models"
     votes: int = 200
     families: tuple[str, ...] = tuple(CORRUPTIONS)
+    make: bool = False
 
     def seeds(self) -> list[int]:
         """Training seeds with predictions."""
@@ -65,7 +72,7 @@ class Shift:
     def corrupted(self, seed: int) -> pd.DataFrame:
         """Predictions for the clean digits (subset ``clean``) and every corruption, by models of a training seed."""
         file = paths.anchored(self.folder) / f"digits-c-{seed}.csv"
-        if not file.is_file():
+        if self._wanted(file):
             own = _parts(f"{self.models}/{seed}") if seed else {}
             names = [f"{family}-{severity}" for family in self.families for severity in SEVERITIES]
             found = {
@@ -79,13 +86,20 @@ class Shift:
     def whole(self, dataset: str) -> pd.DataFrame:
         """Predictions for all test images of ``digits`` or ``digits-shift``, by models of the first training seed."""
         file = paths.anchored(self.folder) / f"{dataset}.csv"
-        if not file.is_file():
+        if self._wanted(file):
             _write(self._predicted(500, **SUBJECTS[dataset]), file)
         return pd.read_csv(file)
 
-    def certificate(self, dataset: str) -> MultiscaleConfig:
-        """How the same images are certified."""
-        return MultiscaleConfig(num_images=500, records_dir=self.folder, **SUBJECTS[dataset])
+    def certify(self, dataset: str) -> Path:
+        """The record of the same images."""
+        config = MultiscaleConfig(num_images=500, records_dir=WORK, **SUBJECTS[dataset])
+        file = packed_record(config, paths.anchored(self.folder))
+        return pack(config, file.parent) if self._wanted(file) else file
+
+    def _wanted(self, file: Path) -> bool:
+        if not (file.is_file() or self.make):
+            raise InputError(f"{paths.shown(file)} is missing; python -m studies.shift makes it")
+        return not file.is_file()
 
     def _predicted(self, num_images: int, **values: str) -> pd.DataFrame:
         shared = {"num_images": num_images, **values}
@@ -118,7 +132,7 @@ def gap(frames: list[pd.DataFrame], ours: str, theirs: str, margin: float = 0.0)
 
 def by_corruption(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """Accuracy in percent over training seeds and images, of each predictor; a row each family of corruptions."""
-    frame = pd.concat(frames)
+    frame = pd.concat(frames, ignore_index=True)
     parts = frame.subset.str.rpartition("-")
     family = parts[0].where(parts[0] != "", CLEAN).rename("corruption")
     hits = pd.DataFrame({name: 100.0 * (frame[column] == frame.label) for column, name in PREDICTORS.items()})
@@ -136,7 +150,7 @@ def accuracy_overview(shift: Shift) -> pd.DataFrame:
         row = {name: _accuracy(shifted, column) for column, name in PREDICTORS.items()}
         row["levels asked"] = f"{np.mean([levels_asked(frame) for frame in shifted]):.2f}"
         if dataset in SUBJECTS:
-            header, certified = load_record(record_file(shift.certificate(dataset)))
+            header, certified = load_record(shift.certify(dataset))
             row |= {f"certified, {name}": cell for name, cell in cells(header, certified, None).items()}
         rows[dataset] = row
     return pd.DataFrame(rows).T.loc[["digits", "digits-c", "digits-shift"]].fillna("not certified")
@@ -160,7 +174,7 @@ def main(folder: str = "records/shift", models: str = "runs/models") -> None:
         folder: of the predictions.
         models: holds the models of each further training seed, in a folder of its number (``studies.models``).
     """
-    workshop, shift = Workshop(paths.anchored(MODELS), dataset="digits-shift"), Shift(folder, models)
+    workshop, shift = Workshop(paths.anchored(MODELS), dataset="digits-shift"), Shift(folder, models, make=True)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         jobs = []
         if not (paths.anchored(MODELS) / "digits-edm" / "README.md").is_file():
@@ -169,7 +183,7 @@ def main(folder: str = "records/shift", models: str = "runs/models") -> None:
         for job in [*jobs, *(pool.submit(shift.corrupted, seed) for seed in SEEDS)]:
             job.result()
         jobs = [pool.submit(shift.whole, dataset) for dataset in SUBJECTS]
-        jobs += [pool.submit(certify_dataset, shift.certificate(dataset)) for dataset in SUBJECTS]
+        jobs += [pool.submit(shift.certify, dataset) for dataset in SUBJECTS]
         for job in jobs:
             job.result()
 

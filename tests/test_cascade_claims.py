@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cpur.errors import InputError
 from cpur.multiscale_figures import cascade_grid
 from cpur.paths import root
 from studies import shift as shifts
@@ -96,7 +97,7 @@ def test_verdicts_follow_what_was_planted():
 
 
 def test_a_few_corruptions_are_predicted_once(tmp_path):
-    small = Shift(str(tmp_path), votes=20, families=("contrast",))
+    small = Shift(str(tmp_path), votes=20, families=("contrast",), make=True)
     frame = small.corrupted(0)
     assert frame.groupby("subset").size().to_dict() == dict.fromkeys(
         ["clean", *(f"contrast-{severity}" for severity in range(1, 6))], 50
@@ -107,9 +108,15 @@ def test_a_few_corruptions_are_predicted_once(tmp_path):
     pd.testing.assert_frame_equal(frame, again)
     assert (tmp_path / "digits-c-0.csv").stat().st_mtime_ns == before
     assert small.seeds() == [0]
-    table = by_corruption([frame])
+    table = by_corruption([frame, frame])
     assert list(table.index) == ["clean", "contrast"]
     assert table.loc["clean", "clean classifier"] > 90
+
+
+def test_what_is_missing_is_named_with_the_command(tmp_path):
+    for read in (lambda shift: shift.corrupted(0), lambda shift: shift.whole("digits"), lambda s: s.certify("digits")):
+        with pytest.raises(InputError, match=r"is missing; python -m studies\.shift"):
+            read(Shift(str(tmp_path)))
 
 
 def test_gap_and_cost_by_hand():
