@@ -11,6 +11,7 @@ from cpur.progress import certification_bar
 
 SIGMAS = (0.25, 0.5, 1.0)
 TUNED = "models/digits-consistency-features"
+CALIBRATED = "models/digits-ddpm-calibrated"
 
 
 def configurations(records_dir: str = "records") -> list[CertifyConfig | MultiscaleConfig]:
@@ -24,7 +25,11 @@ def configurations(records_dir: str = "records") -> list[CertifyConfig | Multisc
         for sigma, purifier in product(SIGMAS, PURIFIERS)
         if purifier != "pf-ode"
     ]
-    large += [CertifyConfig(purifier="consistency", checkpoint=TUNED, sigma=sigma, **shared) for sigma in SIGMAS]
+    large += [
+        CertifyConfig(purifier=purifier, checkpoint=checkpoint, sigma=sigma, **shared)
+        for purifier, checkpoint in (("consistency", TUNED), ("onestep-ddpm", CALIBRATED))
+        for sigma in SIGMAS
+    ]
     small = [
         CertifyConfig(purifier=purifier, sigma=sigma, num_images=100, n=1000, records_dir=records_dir)
         for sigma, purifier in product(SIGMAS, PURIFIERS)
