@@ -106,7 +106,7 @@ def false_certificates(way: str, name: str, n: int, alpha: float, runs: int, see
 
 
 def main(n: int = 300, alphas: tuple[float, ...] = (0.05, 0.001), runs: int = 2000, out: str | None = None) -> None:
-    """Counts false certificates of every way to certify; ten minutes on one core.
+    """Counts false certificates of every way to certify; 40 minutes on one core.
 
     Args:
         n: samples a level, at most.
