@@ -15,7 +15,7 @@ help:
 	@echo "make test      run the tests"
 	@echo "make book      build the book into _build/html (FRESH=1 runs every page anew)"
 	@echo "make models    train the embedded models from scratch into models/"
-	@echo "make records   make the committed records anew where they are missing (about an hour)"
+	@echo "make records   make the committed records anew where they are missing (about an hour and a half)"
 	@echo "make ablations fine-tune, certify and measure every variant, where its records are missing (about six hours)"
 	@echo "make lint      check style; make clean removes what was built"
 
