@@ -99,5 +99,6 @@ def envelope(records: Records, epsilons: Sequence[float] = EPSILONS) -> pd.DataF
 
 
 def order(header: dict[str, Any]) -> int:
-    """The place of a record's purifier among the purifiers."""
-    return PURIFIERS.index(header["config"]["purifier"])
+    """The place of a record's purifier among the purifiers, one with a checkpoint of its own after the embedded one."""
+    config = header["config"]
+    return 2 * PURIFIERS.index(config["purifier"]) + (config["checkpoint"] is not None)
