@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from cpur import tables
-from cpur.accuracy import Records, average_certified_radius, has_full_radii, label
+from cpur.accuracy import Records, average_certified_radius, has_full_radii, label, order
 from cpur.cascade import RULES, cascade_radii, certify_bounds, certify_counts, level_bounds
 from cpur.config import CertifyConfig, MultiscaleConfig
 from cpur.engine import Progress, certify_dataset, record_file
@@ -134,16 +134,23 @@ def _row(header: dict[str, Any], frame: pd.DataFrame, epsilons: Sequence[float])
 def find_cascades(
     folder: str, dataset: str, sigmas: Sequence[float], classifier: str = "digits-cnn"
 ) -> dict[str, LevelCounts]:
-    """The cascades of these levels that the largest records in a folder and in its folder ``cascade`` allow.
+    """The cascades of these levels that the records in a folder and in its folder ``cascade`` allow.
 
-    The keys are the purifiers. A purifier without a complete record of plan fixed at every level is left out.
+    The keys are the purifiers. Of the numbers of images and n that a purifier has at every level, the largest is taken,
+    and a purifier without complete records of plan fixed of that size is left out.
     """
     wanted = {"dataset": dataset, "plan": "fixed", "classifier": classifier, "classifier_checkpoint": None}
-    groups: dict[str, dict[float, Any]] = {}
-    for header, frame in tables.most_images(tables.find_records(folder, FOLDER, **wanted)):
-        if header["config"]["sigma"] in sigmas:
-            groups.setdefault(label(header), {})[header["config"]["sigma"]] = header, frame
-    return {name: LevelCounts.of([*found.values()]) for name, found in groups.items() if len(found) == len(sigmas)}
+    groups: dict[tuple[int, int], dict[str, dict[float, Any]]] = {}
+    records = sorted(tables.find_records(folder, FOLDER, **wanted), key=lambda record: order(record[0]))
+    for header, frame in records:
+        size, sigma = (len(frame), header["config"]["n"]), header["config"]["sigma"]
+        if sigma in sigmas:
+            groups.setdefault(size, {}).setdefault(label(header), {})[sigma] = header, frame
+    for _, found in sorted(groups.items(), reverse=True):
+        whole = {name: [*levels.values()] for name, levels in found.items() if len(levels) == len(sigmas)}
+        if whole:
+            return {name: LevelCounts.of(levels) for name, levels in whole.items()}
+    return {}
 
 
 def cascades_table(cascades: Mapping[str, LevelCounts], threshold: float = 0.5) -> pd.DataFrame:

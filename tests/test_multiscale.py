@@ -1,6 +1,7 @@
 """Cascades from the records of single levels, their tables and figures, and the predictor."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def test_levels_are_the_records_of_each_sigma(levels, folder):
     _, frame = load_record(certify_dataset(CertifyConfig(**SMALL, sigma=0.5, records_dir=folder)).file)
     assert levels.counts[:, 1].tolist() == frame.counts.tolist()
     assert levels.selected[:, 1].tolist() == frame.selected.tolist()
+
+
+def test_a_larger_record_of_one_level_hides_no_cascade(levels, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "records")
+    certify_dataset(CertifyConfig(**SMALL | {"n": 300}, sigma=0.5, records_dir=str(tmp_path / "records")))
+    found = find_cascades(str(tmp_path / "records"), "digits", (0.25, 0.5, 1.0))
+    assert found["onestep-edm"].counts.tolist() == levels.counts.tolist()
 
 
 def test_a_single_level_is_at_least_the_cascade_of_itself(levels):
