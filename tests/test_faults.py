@@ -167,12 +167,13 @@ def test_torchrun_and_merge(tmp_path):
     assert first["hardware"]["processes"] == 2
     assert frame["index"].tolist() == list(range(20))
     assert sum(len(read_lines(part)[1]) for part in folder.iterdir()) == 20
-    (folder / "rank1.jsonl").write_text("")
+    part = max(folder.iterdir(), key=lambda part: part.stat().st_size)  # a rank that was slow to start may have none
+    part.write_text("".join(part.read_text().splitlines(keepends=True)[:-1]))
     record_file(config).unlink()
     merged = start("-m", "cpur", "merge", str(folder))
     _, errors = merged.communicate(timeout=60)
     assert merged.returncode == 1
-    assert "images are missing:" in errors
+    assert "1 images are missing:" in errors
 
 
 def test_the_example_of_the_book(tmp_path):
