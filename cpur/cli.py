@@ -235,7 +235,56 @@ def export(source: tyro.conf.Positional[Path], out: Path | None = None) -> None:
         paths.anchored(out).write_text(log)
 
 
-COMMANDS = (certify, cascade, merge, plan, show, table, export, verify)
+def audit(
+    log: tyro.conf.Positional[Path],
+    sigma: float | None = None,
+    n: int | None = None,
+    alpha: float | None = None,
+    radii: tuple[float, ...] | None = None,
+    rescore: float | None = None,
+    floored: bool = False,
+    selection: Path | None = None,
+    core: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Audit a published certification log, or a record: what it says, and whether its samples can have said it.
+
+    The exit status is 1 where there is a problem.
+
+    Args:
+        log: the log, with columns named as those of Cohen et al., or a record of cpur.
+        sigma: its noise level; without one, that of the file's name, or the one that the radii tell.
+        n: its number of samples; without one, some are tried.
+        alpha: its error probability; without one, some are tried.
+        radii: where certified accuracy is reported; without any, 0 to 3 in steps of 0.25.
+        rescore: another alpha, to score the hits behind the radii again.
+        floored: score again with radii rounded down instead.
+        selection: the selector's log, of ACES.
+        core: the core model's log, of ACES.
+        json: print one JSON object instead of sentences.
+    """
+    from cpur import audit as auditor
+    from cpur.aces_log import combine
+    from cpur.audit_report import as_json, as_text
+    from cpur.logs import read_log
+
+    if log.name.endswith((".jsonl", ".jsonl.gz")):
+        found = auditor.audit_record(log.absolute(), radii)
+    else:
+        options = {"sigma": sigma, "n": n, "alpha": alpha, "rescore": rescore, "floored": floored}
+        found = auditor.audit_log(read_log(log.absolute()), radii=radii or auditor.RADII, **options)
+    aces = None
+    if selection or core:
+        if not (selection and core):
+            raise InputError("ACES needs both: give --selection and --core")
+        logs = (file.absolute() for file in (log, selection, core))
+        aces = combine(*logs, radii or auditor.RADII)
+    print((as_json if json else as_text)(found, aces))
+    if found.problems:
+        sys.exit(1)
+
+
+COMMANDS = (certify, cascade, merge, plan, show, table, export, verify, audit)
 
 
 def main() -> None:
