@@ -4,7 +4,7 @@ import operator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from scipy import stats
 from torch import Tensor
 
@@ -45,6 +45,18 @@ def certification(plan: Plan, rule: StoppingRule) -> Procedure:
             break
     radius = plan.radius(hits, rule.sigma)
     return Certificate(selected if radius > 0 else ABSTAIN, radius, selected, tuple(looks))
+
+
+def majority(counts: Int64[np.ndarray, "k"], alpha: float) -> int:
+    """The most probable class, or ABSTAIN: by a two-sided binomial test between the two with the most counts.
+
+    Guarantee: with probability at least 1 - alpha it abstains or is the most probable class.
+
+    Source: Hung & Fithian (2019); Cohen et al. (2019), Algorithm Predict.
+    """
+    second, first = np.argsort(counts, kind="stable")[-2:]
+    test = stats.binomtest(int(counts[first]), int(counts[first] + counts[second]), 0.5)
+    return int(first) if test.pvalue <= alpha else ABSTAIN
 
 
 class Smooth:
@@ -131,10 +143,7 @@ class Smooth:
         """
         if not 0 < alpha < 1:
             raise InputError(f"alpha must lie in (0, 1); got {alpha!r}")
-        counts = self.counts(x, n, batch_size, index=index, purpose="prediction")
-        second, first = np.argsort(counts, kind="stable")[-2:]
-        test = stats.binomtest(int(counts[first]), int(counts[first] + counts[second]), 0.5)
-        return int(first) if test.pvalue <= alpha else ABSTAIN
+        return majority(self.counts(x, n, batch_size, index=index, purpose="prediction"), alpha)
 
     def counts(
         self,

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.ops import MLP
 
+from cpur.augment import jitter
 from cpur.checkpoints import DiffusersNetwork
 from cpur.classifiers import DigitsCNN
 from cpur.data import ImageSet
@@ -175,7 +176,7 @@ def classifier_loss(model: nn.Module, data: ImageSet) -> Loss:
     targets = F.one_hot(data.labels, data.num_classes).float()
 
     def loss(batch: Tensor, progress: float) -> Tensor:
-        images, target = _jitter(data.images[batch]), targets[batch]
+        images, target = jitter(data.images[batch]), targets[batch]
         weight, other = torch.rand(len(batch), 1), torch.randperm(len(batch))
         images = torch.lerp(images[other], images, _column(weight))
         return F.cross_entropy(model(images), torch.lerp(target[other], target, weight))
@@ -187,20 +188,10 @@ def autoencoder_loss(model: nn.Module, images: Tensor, std: float = 0.1) -> Loss
     r"""Denoising without labels: :math:`E\,\lVert g(x + s e) - x\rVert^2` on jittered images."""
 
     def loss(batch: Tensor, progress: float) -> Tensor:
-        x = _jitter(images[batch])
+        x = jitter(images[batch])
         return F.mse_loss(model(x + std * torch.randn_like(x)), x)
 
     return loss
-
-
-def _jitter(x: Tensor, shift: float = 0.7, degrees: float = 8.0, scale: float = 0.08) -> Tensor:
-    """Random rotation, scale and shift (in pixels) of each image."""
-    spread = 2 * torch.rand(4, len(x)) - 1
-    angle, size = torch.deg2rad(degrees * spread[0]), 1 + scale * spread[1]
-    cos, sin = size * angle.cos(), size * angle.sin()
-    moves = 2 * shift / x.shape[-1] * spread[2:]
-    matrix = torch.stack([torch.stack([cos, -sin, moves[0]], 1), torch.stack([sin, cos, moves[1]], 1)], 1)
-    return F.grid_sample(x, F.affine_grid(matrix, x.shape, align_corners=False), align_corners=False)
 
 
 def fit(module: nn.Module, loss: Loss, count: int, recipe: Recipe, progress=None) -> tuple[nn.Module, pd.DataFrame]:

@@ -158,7 +158,7 @@ WRONG = {
     "shuffled": (lambda rows: rows.reverse(), "the rows are not in order"),
     "missing": (lambda rows: rows.__delitem__(slice(10, 12)), "2 rows are missing from the pattern of every 20th"),
     "twice": (lambda rows: rows.insert(5, list(rows[4])), "idx 80 occurs 2 times"),
-    "abstention with a radius": (lambda rows: rows[3].__setitem__(slice(2, 5), ["-1", "0.3", "0"]), "line 5: an abstention"),
+    "abstention": (lambda rows: rows[3].__setitem__(slice(2, 5), ["-1", "0.3", "0"]), "line 5: an abstention"),
 }  # fmt: skip
 
 UNREADABLE = {

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cpur import load_dataset
+from cpur.augment import jitter
 from cpur.purifiers import Consistency, OneStepEDM
 from studies import pretrain
 
@@ -72,7 +73,7 @@ def test_consistency_loss_is_zero_for_a_consistency_function():
 
 def test_classifier_never_sees_noise(data):
     """Its training images stay between the pixels of real ones."""
-    jittered = pretrain._jitter(data.images[:64])
+    jittered = jitter(data.images[:64])
     assert jittered.shape == (64, 1, 8, 8)
     assert jittered.min() >= 0
     assert jittered.max() <= 1

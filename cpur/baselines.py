@@ -1,0 +1,230 @@
+r"""Classifiers trained for noise, without diffusion: Gaussian augmentation and Consistency Regularization.
+
+Of m noisy copies of an image x with label y let :math:`F_i = \mathrm{softmax}\, f(x + \sigma e_i)`, and
+:math:`\bar F` their mean. Then
+
+.. math:: L = \frac1m \sum_i \mathrm{CE}(F_i, y) + \lambda\, \frac1m \sum_i \mathrm{KL}(\bar F \,\|\, F_i)
+    + \eta\, H(\bar F).
+
+With :math:`\lambda = \eta = 0` it is the Gaussian augmentation of Cohen et al. (2019). The network is its own base
+classifier: it is certified as the classifier behind the purifier ``none``.
+
+Source: Cohen et al. (2019), section 3.3; Jeong & Shin (2020), equations 6 and 8, and the code released with it, where
+the gradient flows through :math:`\bar F` as well.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cpur import checkpoints, paths
+from cpur.arithmetic import NUMBERS, Arithmetic
+from cpur.augment import crop_and_flip, jitter, resized_crop_and_flip
+from cpur.classifiers import CLASSIFIERS, load_classifier, save_classifier
+from cpur.config import noise_level, number, text
+from cpur.data import load_dataset
+from cpur.errors import InputError, choose
+from cpur.noise import NoiseKey
+from cpur.records import hash8
+
+TRAINED = "trained.json"  # in the folder of a checkpoint: how it was made
+STATE = "training.pt"
+
+# What a preset sets where the configuration says None. CIFAR-10 and ImageNet: as in the authors' released code.
+_PAPERS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "epochs": 90, "decay_every": 30}
+PRESETS: dict[str, dict[str, Any]] = {
+    # chosen on validation images
+    "digits": _PAPERS | {"lr": 0.02, "epochs": 120, "decay_every": 40, "batch_size": 64},
+    "cifar10": _PAPERS | {"batch_size": 256},
+    "imagenet": _PAPERS | {"batch_size": 400},
+}
+AUGMENTATIONS = {"digits": jitter, "cifar10": crop_and_flip, "imagenet": resized_crop_and_flip}
+
+
+def consistency_regularization(
+    logits: Float[Tensor, "m b k"], labels: Int64[Tensor, "b"], lam: float, eta: float
+) -> Float[Tensor, ""]:
+    """The loss above, from the logits of m noisy copies of each image, averaged over the images."""
+    log_shares = logits.log_softmax(-1)
+    mean = log_shares.exp().mean(0)
+    fit = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
+    if lam == eta == 0:
+        return fit
+    entropy = -(mean * mean.clamp_min(1e-20).log()).sum(-1).mean()
+    # KL(mean || F_i) = -H(mean) - sum mean log F_i, averaged over i.
+    spread = -entropy - (mean * log_shares).sum(-1).mean()
+    return fit + lam * spread + eta * entropy
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What is trained for noise, and how.
+
+    Raises:
+        InputError: a value of the wrong type or out of range, in one sentence.
+    """
+
+    preset: str = "digits"  # digits, cifar10 or imagenet: the values of what is None below, and the augmentation
+    dataset: str = "digits"  # data set; its training images are used
+    root: str | None = None  # folder of the data set; digits needs none
+    classifier: str = "digits-cnn"  # digits-cnn, digits-mlp, digits-vit, or a function module:function that makes one
+    sigma: float = 0.5  # standard deviation of the noise; pixels are in [0, 1]
+    copies: int = 1  # noisy copies of an image, m; 2 for Consistency Regularization
+    lam: float = 0.0  # weight of the consistency of the copies, lambda; 0 leaves it out
+    eta: float = 0.0  # weight of the entropy of their mean; 0.5 for Consistency Regularization
+    epochs: int | None = None  # passes over the training images
+    decay_every: int | None = None  # epochs after which the learning rate falls to a tenth
+    batch_size: int | None = None  # images a step, each with all its copies
+    lr: float | None = None  # learning rate of SGD at the start
+    momentum: float | None = None  # of SGD
+    weight_decay: float | None = None  # of SGD
+    seed: int = 0  # seed of initialisation and training
+    device: str = "cpu"  # torch device: cpu, cuda, cuda:1, mps
+    precision: str = "float32"  # float32, tf32 or bfloat16
+    out: str | None = None  # folder of the result and of the state to resume from; None makes one in runs/baselines
+
+    def __post_init__(self) -> None:
+        choose("preset", self.preset, PRESETS)
+        choose("precision", self.precision, NUMBERS)
+        for name, optional in {
+            "dataset": False,
+            "classifier": False,
+            "device": False,
+            "root": True,
+            "out": True,
+        }.items():
+            text(name, getattr(self, name), optional)
+        preset = {name: value for name, value in PRESETS[self.preset].items() if getattr(self, name) is None}
+        values: dict[str, Any] = {"sigma": noise_level("sigma", self.sigma)}
+        for name, low in {"copies": 1, "epochs": 1, "decay_every": 1, "batch_size": 1, "seed": 0}.items():
+            values[name] = number(name, preset.get(name, getattr(self, name)), whole=True)
+            if not low <= values[name] < 2**63:
+                raise InputError(f"{name} must be at least {low} and below 2**63; got {values[name]}")
+        for name in ("lam", "eta", "lr", "momentum", "weight_decay"):
+            values[name] = number(name, preset.get(name, getattr(self, name)))
+            if values[name] < 0:
+                raise InputError(f"{name} must not be negative; got {values[name]!r}")
+        if values["lam"] > 0 and values["copies"] < 2:
+            raise InputError(f"lam compares noisy copies: take copies of 2 or more; got {values['copies']}")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the weights depend on."""
+        return {name: value for name, value in asdict(self).items() if name not in ("root", "out", "device")}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What training gave: a folder for ``load_classifier``, the mean loss of every epoch, and the seconds it took."""
+
+    folder: Path
+    history: pd.DataFrame
+    seconds: float
+
+
+class Training:
+    """A training run that can be interrupted after any epoch and resumed, bit for bit on the CPU.
+
+    Raises:
+        InputError: what the configuration names is missing, or its folder holds another run.
+    """
+
+    def __init__(self, config: BaselineConfig) -> None:
+        self.config = config
+        self.device = checkpoints.inference_device(config.device)
+        self.data = load_dataset(config.dataset, "train", config.root)
+        self.augment = AUGMENTATIONS[config.preset]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(NoiseKey(config.seed, "initialisation", 0).torch_seed(0))
+            self.model = new_classifier(config.classifier).to(self.device)
+        options = {"momentum": config.momentum, "weight_decay": config.weight_decay, "nesterov": config.momentum > 0}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), config.lr, **options)
+        self.decay = torch.optim.lr_scheduler.StepLR(self.optimizer, config.decay_every, 0.1)
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        name = f"{config.dataset}-s{config.sigma:g}-{hash8(config.identity)}"
+        self.out = paths.anchored(config.out or f"runs/baselines/{name}")
+        self._resume()
+
+    def run(self, progress=None) -> Baseline:
+        """Trains all epochs and writes the last weights; ``progress(epochs, done, total)`` wraps the loop."""
+        start, total = len(self.losses), self.config.epochs
+        epochs = range(start, total)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            for epoch in progress(epochs, start, total) if progress else epochs:
+                began = time.perf_counter()
+                torch.manual_seed(NoiseKey(self.config.seed, "baseline", 0).torch_seed(epoch))
+                loss = self._epoch()
+                if not math.isfinite(loss):
+                    raise InputError(
+                        f"the loss of epoch {epoch + 1} is not finite: lower lr and start anew in another out"
+                    )
+                self.losses.append(loss)
+                self.decay.step()
+                self.seconds += time.perf_counter() - began
+                self._save()
+        return self._written()
+
+    def _epoch(self) -> float:
+        config, losses = self.config, []
+        self.model.train()
+        for batch in torch.randperm(len(self.data)).split(config.batch_size):
+            images = self.augment(self.data.images[batch]).to(self.device)
+            labels = self.data.labels[batch].to(self.device)
+            noisy = images + config.sigma * torch.randn((config.copies, *images.shape), device=self.device)
+            with Arithmetic.parse(config.precision).active(self.device):
+                logits = self.model(noisy.flatten(0, 1)).unflatten(0, noisy.shape[:2])
+            loss = consistency_regularization(logits.float(), labels, config.lam, config.eta)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean().item()
+
+    def _save(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "decay")}
+        partial = self.out / (STATE + ".partial")
+        torch.save(state | {"identity": self.config.identity, "losses": self.losses, "seconds": self.seconds}, partial)
+        partial.replace(self.out / STATE)
+
+    def _resume(self) -> None:
+        file = self.out / STATE
+        if not file.is_file():
+            return
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+            same = state["identity"] == self.config.identity
+        except Exception as error:  # unpickling raises many kinds
+            raise InputError(f"{paths.shown(file)} cannot be read: {error}; delete it to start anew") from error
+        if not same:
+            raise InputError(f"{paths.shown(self.out)} holds another training run: name another folder as out")
+        for name in ("model", "optimizer", "decay"):
+            getattr(self, name).load_state_dict(state[name])
+        self.losses, self.seconds = state["losses"], state["seconds"]
+
+    def _written(self) -> Baseline:
+        folder = self.out / "classifier"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_classifier(self.model.eval(), folder)
+        checkpoints.write_json(folder / TRAINED, self.config.identity)
+        history = pd.DataFrame({"epoch": range(1, len(self.losses) + 1), "loss": self.losses})
+        return Baseline(folder, history, self.seconds)
+
+
+def new_classifier(name: str) -> nn.Module:
+    """An untrained network by its name; a function ``module:function`` says itself what its weights are."""
+    if ":" in name:
+        return load_classifier(name)
+    choose("classifier", name, CLASSIFIERS)
+    return CLASSIFIERS[name]()
