@@ -15,9 +15,8 @@ the gradient flows through :math:`\bar F` as well.
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -26,26 +25,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpur import checkpoints, paths
-from cpur.arithmetic import NUMBERS, Arithmetic
+from cpur.arithmetic import Arithmetic
 from cpur.augment import crop_and_flip, jitter, resized_crop_and_flip
 from cpur.classifiers import CLASSIFIERS, load_classifier, save_classifier
-from cpur.config import noise_level, number, text
 from cpur.data import load_dataset
 from cpur.errors import InputError, choose
 from cpur.noise import NoiseKey
+from cpur.recipes import BaselineConfig
 from cpur.records import hash8
 
 TRAINED = "trained.json"  # in the folder of a checkpoint: how it was made
 STATE = "training.pt"
 
-# What a preset sets where the configuration says None. CIFAR-10 and ImageNet: as in the authors' released code.
-_PAPERS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "epochs": 90, "decay_every": 30}
-PRESETS: dict[str, dict[str, Any]] = {
-    # chosen on validation images
-    "digits": _PAPERS | {"lr": 0.02, "epochs": 120, "decay_every": 40, "batch_size": 64},
-    "cifar10": _PAPERS | {"batch_size": 256},
-    "imagenet": _PAPERS | {"batch_size": 400},
-}
 AUGMENTATIONS = {"digits": jitter, "cifar10": crop_and_flip, "imagenet": resized_crop_and_flip}
 
 
@@ -62,65 +53,6 @@ def consistency_regularization(
     # KL(mean || F_i) = -H(mean) - sum mean log F_i, averaged over i.
     spread = -entropy - (mean * log_shares).sum(-1).mean()
     return fit + lam * spread + eta * entropy
-
-
-@dataclass(frozen=True)
-class BaselineConfig:
-    """What is trained for noise, and how.
-
-    Raises:
-        InputError: a value of the wrong type or out of range, in one sentence.
-    """
-
-    preset: str = "digits"  # digits, cifar10 or imagenet: the values of what is None below, and the augmentation
-    dataset: str = "digits"  # data set; its training images are used
-    root: str | None = None  # folder of the data set; digits needs none
-    classifier: str = "digits-cnn"  # digits-cnn, digits-mlp, digits-vit, or a function module:function that makes one
-    sigma: float = 0.5  # standard deviation of the noise; pixels are in [0, 1]
-    copies: int = 1  # noisy copies of an image, m; 2 for Consistency Regularization
-    lam: float = 0.0  # weight of the consistency of the copies, lambda; 0 leaves it out
-    eta: float = 0.0  # weight of the entropy of their mean; 0.5 for Consistency Regularization
-    epochs: int | None = None  # passes over the training images
-    decay_every: int | None = None  # epochs after which the learning rate falls to a tenth
-    batch_size: int | None = None  # images a step, each with all its copies
-    lr: float | None = None  # learning rate of SGD at the start
-    momentum: float | None = None  # of SGD
-    weight_decay: float | None = None  # of SGD
-    seed: int = 0  # seed of initialisation and training
-    device: str = "cpu"  # torch device: cpu, cuda, cuda:1, mps
-    precision: str = "float32"  # float32, tf32 or bfloat16
-    out: str | None = None  # folder of the result and of the state to resume from; None makes one in runs/baselines
-
-    def __post_init__(self) -> None:
-        choose("preset", self.preset, PRESETS)
-        choose("precision", self.precision, NUMBERS)
-        for name, optional in {
-            "dataset": False,
-            "classifier": False,
-            "device": False,
-            "root": True,
-            "out": True,
-        }.items():
-            text(name, getattr(self, name), optional)
-        preset = {name: value for name, value in PRESETS[self.preset].items() if getattr(self, name) is None}
-        values: dict[str, Any] = {"sigma": noise_level("sigma", self.sigma)}
-        for name, low in {"copies": 1, "epochs": 1, "decay_every": 1, "batch_size": 1, "seed": 0}.items():
-            values[name] = number(name, preset.get(name, getattr(self, name)), whole=True)
-            if not low <= values[name] < 2**63:
-                raise InputError(f"{name} must be at least {low} and below 2**63; got {values[name]}")
-        for name in ("lam", "eta", "lr", "momentum", "weight_decay"):
-            values[name] = number(name, preset.get(name, getattr(self, name)))
-            if values[name] < 0:
-                raise InputError(f"{name} must not be negative; got {values[name]!r}")
-        if values["lam"] > 0 and values["copies"] < 2:
-            raise InputError(f"lam compares noisy copies: take copies of 2 or more; got {values['copies']}")
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """All that the weights depend on."""
-        return {name: value for name, value in asdict(self).items() if name not in ("root", "out", "device")}
 
 
 @dataclass(frozen=True)
@@ -217,7 +149,7 @@ class Training:
         folder = self.out / "classifier"
         folder.mkdir(parents=True, exist_ok=True)
         save_classifier(self.model.eval(), folder)
-        checkpoints.write_json(folder / TRAINED, self.config.identity)
+        checkpoints.write_json(folder / TRAINED, self.config.identity | {"seconds": round(self.seconds, 1)})
         history = pd.DataFrame({"epoch": range(1, len(self.losses) + 1), "loss": self.losses})
         return Baseline(folder, history, self.seconds)
 

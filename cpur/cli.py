@@ -11,6 +11,7 @@ import tyro
 from cpur import paths
 from cpur.config import CertifyConfig, MultiscaleConfig, recorded
 from cpur.errors import InputError
+from cpur.recipes import BaselineConfig
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as a shell gives it
 
@@ -284,7 +285,24 @@ def audit(
         sys.exit(1)
 
 
-COMMANDS = (certify, cascade, merge, plan, show, table, export, verify, audit)
+def train(config: Annotated[BaselineConfig, tyro.conf.arg(name="")]) -> None:
+    """Train a classifier for noise, without diffusion: Gaussian augmentation, or Consistency Regularization.
+
+    An interrupted run goes on after its last whole epoch: give the same command again.
+
+    Args:
+        config: what is trained, and how.
+    """
+    from cpur.baselines import Training
+    from cpur.progress import bar
+
+    trained = Training(config).run(partial(bar, unit="epoch"))
+    print(f"{trained.seconds:.0f} s, mean loss of the last epoch {trained.history.loss.iloc[-1]:.4f}")
+    folder = paths.shown(trained.folder)
+    print(f"certify it: cpur certify --purifier none --classifier-checkpoint {folder} --sigma {config.sigma:g}")
+
+
+COMMANDS = (certify, cascade, merge, plan, show, table, export, verify, audit, train)
 
 
 def main() -> None:

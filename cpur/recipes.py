@@ -1,10 +1,10 @@
-"""The configuration of a fine-tuning run, and the presets of the paper."""
+"""The configurations of training runs, and the presets of the papers."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cpur.arithmetic import NUMBERS
-from cpur.config import CertifyConfig, NotebookConfig, number, numbers, text
+from cpur.config import CertifyConfig, NotebookConfig, noise_level, number, numbers, text
 from cpur.errors import InputError, choose
 
 BACKBONES = ("vgg", "alex", "squeeze")  # of the loss lpips
@@ -136,3 +136,66 @@ class FinetuneConfig(NotebookConfig):
         if self.calibrates:
             terms |= {"Brier score": self.brier, "anti-consistency": self.anticonsistency}
         return terms | ({"cross-entropy": 1.0} if "classifier" in self.trains else {})
+
+
+# What a preset sets where the configuration says None. CIFAR-10 and ImageNet: as in the authors' released code.
+_NOISE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "epochs": 90, "decay_every": 30}
+BASELINES: dict[str, dict[str, Any]] = {
+    # chosen on validation images
+    "digits": _NOISE | {"lr": 0.02, "epochs": 120, "decay_every": 40, "batch_size": 64},
+    "cifar10": _NOISE | {"batch_size": 256},
+    "imagenet": _NOISE | {"batch_size": 400},
+}
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What is trained for noise, and how.
+
+    Raises:
+        InputError: a value of the wrong type or out of range, in one sentence.
+    """
+
+    preset: str = "digits"  # digits, cifar10 or imagenet: the values of what is None below, and the augmentation
+    dataset: str = "digits"  # data set; its training images are used
+    root: str | None = None  # folder of the data set; digits needs none
+    classifier: str = "digits-cnn"  # digits-cnn, digits-mlp, digits-vit, or a function module:function that makes one
+    sigma: float = 0.5  # standard deviation of the noise; pixels are in [0, 1]
+    copies: int = 1  # noisy copies of an image, m; 2 for Consistency Regularization
+    lam: float = 0.0  # weight of the consistency of the copies, lambda; 0 leaves it out
+    eta: float = 0.0  # weight of the entropy of their mean; 0.5 for Consistency Regularization
+    epochs: int | None = None  # passes over the training images
+    decay_every: int | None = None  # epochs after which the learning rate falls to a tenth
+    batch_size: int | None = None  # images a step, each with all its copies
+    lr: float | None = None  # learning rate of SGD at the start
+    momentum: float | None = None  # of SGD
+    weight_decay: float | None = None  # of SGD
+    seed: int = 0  # seed of initialisation and training
+    device: str = "cpu"  # torch device: cpu, cuda, cuda:1, mps
+    precision: str = "float32"  # float32, tf32 or bfloat16
+    out: str | None = None  # folder of the result and of the state to resume from; None makes one in runs/baselines
+
+    def __post_init__(self) -> None:
+        choose("preset", self.preset, BASELINES)
+        choose("precision", self.precision, NUMBERS)
+        for name in ("dataset", "classifier", "device", "root", "out"):
+            text(name, getattr(self, name), optional=name in ("root", "out"))
+        preset = {name: value for name, value in BASELINES[self.preset].items() if getattr(self, name) is None}
+        values: dict[str, Any] = {"sigma": noise_level("sigma", self.sigma)}
+        for name, low in {"copies": 1, "epochs": 1, "decay_every": 1, "batch_size": 1, "seed": 0}.items():
+            values[name] = number(name, preset.get(name, getattr(self, name)), whole=True)
+            if not low <= values[name] < 2**63:
+                raise InputError(f"{name} must be at least {low} and below 2**63; got {values[name]}")
+        for name in ("lam", "eta", "lr", "momentum", "weight_decay"):
+            values[name] = number(name, preset.get(name, getattr(self, name)))
+            if values[name] < 0:
+                raise InputError(f"{name} must not be negative; got {values[name]!r}")
+        if values["lam"] > 0 and values["copies"] < 2:
+            raise InputError(f"lam compares noisy copies: take copies of 2 or more; got {values['copies']}")
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the weights depend on."""
+        return {name: value for name, value in asdict(self).items() if name not in ("root", "out", "device")}

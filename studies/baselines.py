@@ -17,15 +17,18 @@ import torch
 import tyro
 from torch import nn
 
-from cpur import load_classifier, paths
+from cpur import load_classifier, load_purifier, paths
 from cpur.aces import CERTIFIED, SELECTOR, EntropySelector
-from cpur.baselines import BaselineConfig, Training
+from cpur.baselines import Training
 from cpur.bounds import certified_radius
 from cpur.checkpoints import write_json
+from cpur.classifiers import BaseClassifier
 from cpur.config import CertifyConfig
 from cpur.data import load_dataset
 from cpur.engine import certify_dataset, record_file
+from cpur.recipes import BaselineConfig
 from cpur.sampling import Draw, Sampler, Task, once
+from studies.records import TUNED
 
 SIGMAS = (0.25, 0.5, 1.0)
 SEEDS = (0, 1, 2)
@@ -36,11 +39,8 @@ MODELS = "models/baselines"
 CHOICES = "choices.csv"
 ENTROPY_SELECTOR = "cpur.aces:entropy_selector"
 METHODS = ("gaussian", "consistency", "aces")
-TITLES = {
-    "gaussian": "Randomized Smoothing",
-    "consistency": "Consistency Regularization",
-    "aces": "ACES",
-}
+TITLES = {"gaussian": "Randomized Smoothing", "consistency": "Consistency Regularization", "aces": "ACES"}
+PURIFIED = {"Consistency Purification": None, "the same, fine-tuned": TUNED}  # what they are compared with
 
 CARD = """# {name}
 
@@ -55,9 +55,14 @@ CARD = """# {name}
 @cache
 def chosen(records: str = "records/baselines") -> dict[tuple[str, float], float]:
     """The lambda and the threshold of every noise level, as chosen on validation images."""
-    table = pd.read_csv(paths.anchored(records) / CHOICES)
+    table = tried(records)
     best = table.loc[table.groupby(["method", "sigma"], sort=False)["mean over eps"].idxmax()]
     return {(row.method, row.sigma): row.value for row in best.itertuples()}
+
+
+def tried(records: str = "records/baselines") -> pd.DataFrame:
+    """What was tried on validation images, with what it certified in percent."""
+    return pd.read_csv(paths.anchored(records) / CHOICES)
 
 
 @dataclass(frozen=True)
@@ -102,13 +107,23 @@ class Baselines:
             rows.append({"method": "aces", "sigma": sigma, "value": threshold, **shares})
         return pd.DataFrame(rows)
 
+    def try_purified(self, sigma: float, n: int = 1000) -> pd.DataFrame:
+        """What the purified classifiers certify on the same validation images."""
+        rows = []
+        for name, checkpoint in PURIFIED.items():
+            base = BaseClassifier(load_purifier("consistency", checkpoint), load_classifier(), sigma).eval()
+            shares = certified_shares(smoothed_radii(validation_votes(base, sigma, n), sigma, CertifyConfig().alpha))
+            rows.append({"method": name, "sigma": sigma, "value": None, **shares})
+        return pd.DataFrame(rows)
+
     def make_all(self) -> None:
         """Makes what is missing, two jobs at a time, each on one thread."""
         folder = paths.anchored(self.records)
         folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             if not (folder / CHOICES).is_file():
-                pd.concat(pool.map(self.choose, SIGMAS)).round(4).to_csv(folder / CHOICES, index=False)
+                tables = [*pool.map(self.choose, SIGMAS), *pool.map(self.try_purified, SIGMAS)]
+                pd.concat(tables).round(4).to_csv(folder / CHOICES, index=False)
             list(pool.map(self.publish, SIGMAS))
             jobs = [(method, sigma, seed) for seed in (None, *SEEDS) for sigma in SIGMAS for method in METHODS]
             list(pool.map(self.certify, *zip(*jobs, strict=True)))

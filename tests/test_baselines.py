@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from cpur import CertifyConfig, certify_dataset, load_classifier, load_record
 from cpur.aces import CERTIFIED, CORE, EntropySelector, combined, entropy_selector
 from cpur.augment import crop_and_flip, jitter, resized_crop_and_flip
-from cpur.baselines import BaselineConfig, Training, consistency_regularization
+from cpur.baselines import Training, consistency_regularization
+from cpur.recipes import BaselineConfig
 
 SMALL = {"epochs": 3, "batch_size": 200}
 
