@@ -42,8 +42,8 @@ certify: $(READY)
 # Two processes of one thread each: threads of several processes on the same cores wait for one another.
 # jaxtyping checks the shapes of the tensor functions at every call the tests make. cpur.config checks its own values.
 SHAPES = $(subst $(space),$(comma),$(strip \
-  cpur.ablation cpur.arithmetic cpur.calibration cpur.cascade cpur.checkpoints cpur.classifiers cpur.compare cpur.corruptions \
-  cpur.data cpur.finetune cpur.line cpur.losses cpur.measures cpur.metrics cpur.multiscale cpur.noise cpur.paired cpur.purifiers \
+  cpur.ablation cpur.aces cpur.arithmetic cpur.attack cpur.augment cpur.baselines cpur.calibration cpur.cascade \
+  cpur.checkpoints cpur.classifiers cpur.compare cpur.corruptions cpur.data cpur.finetune cpur.line cpur.losses cpur.measures cpur.metrics cpur.multiscale cpur.noise cpur.paired cpur.purifiers \
   cpur.released cpur.sampling cpur.schedules cpur.smooth cpur.transport studies.pretrain))
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
@@ -58,6 +58,8 @@ ablations: $(READY)
 	$(BIN)/python -m studies.ablation
 	$(BIN)/python -m studies.calibration
 	$(BIN)/python -m studies.shift
+	$(BIN)/python -m studies.baselines
+	$(BIN)/python -m studies.attacks
 
 records: $(READY)
 	$(BIN)/python -m studies.records

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
+from matplotlib.figure import Figure
 
 from cpur.ablation import Ablation
 from cpur.accuracy import Records, average_certified_radius
@@ -16,6 +18,7 @@ from cpur.compare import signed_radii
 from cpur.config import CertifyConfig
 from cpur.data import load_dataset
 from cpur.engine import record_file
+from cpur.figures import PALETTE, accuracy_curve, finished, subplots
 from cpur.paired import accuracy_difference
 from cpur.paths import anchored
 from cpur.records import load_record
@@ -78,6 +81,17 @@ def best_table(found: dict[str, Records]) -> pd.DataFrame:
     """The rows of the noise level that certified most on validation images, one a method."""
     table = settings_table(found)
     return table[table["best on validation"] == "x"].drop(columns="best on validation")
+
+
+def best_curves(found: dict[str, Records]) -> Figure:
+    """Certified accuracy against the radius, each method at the noise level that did best on validation images."""
+    best, (figure, axes) = best_sigmas(), subplots(figsize=(6.4, 4.2))
+    for (name, records), color in zip(found.items(), sns.color_palette(PALETTE), strict=False):
+        header, frame = next(record for record in records if record[0]["config"]["sigma"] == best[name])
+        accuracy_curve(axes, header, frame, color=color, label=f"{name}, σ = {best[name]:g}")
+    axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylabel="certified accuracy (%)", ylim=(0, 100))
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
+    return finished(figure)
 
 
 def best_sigmas() -> dict[str, float]:

@@ -21,6 +21,7 @@ NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 SMALL = {"n": 200, "n0": 20, "num_images": 4, "batch_size": 50}
 RUNS = {
     "ablations": [{}],
+    "baselines": [{}],
     "calibration": [{}],
     "certify": [SMALL, SMALL | {"plan": "sequential", "purifier": "none"}],
     "compare": [{}],
