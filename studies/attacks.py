@@ -132,10 +132,10 @@ def attacked(
     failures = abstentions = 0
     for rows in np.array_split(np.arange(len(frame)), max(1, len(frame) // 16)):
         part = frame.iloc[rows]
-        chosen = part["index"].to_numpy()
-        classes, radii = torch.tensor(part.prediction.to_numpy()), torch.tensor(part.radius.to_numpy())
-        points = pgd(subject.levels, data.images[chosen], classes, radii, steps, copies, seed=int(chosen[0]))
-        for index, x, certified in zip(chosen.tolist(), points, part.prediction, strict=True):
+        chosen = part["index"].tolist()
+        classes, radii = torch.tensor(part.prediction.tolist()), torch.tensor(part.radius.tolist())
+        points = pgd(subject.levels, data.images[chosen], classes, radii, steps, copies, seed=chosen[0])
+        for index, x, certified in zip(chosen, points, part.prediction, strict=True):
             found = subject.returns(x, index, n, alpha / CAREFUL)
             abstentions += found == ABSTAIN
             failures += found not in (ABSTAIN, certified)

@@ -72,6 +72,7 @@ class Baselines:
     Args:
         work: where weights and unfinished records are put.
         records: where the records are put.
+        models: where the committed weights are put.
         epochs: of training; None takes the preset's.
         n: noise samples of a certificate of the first training seed.
         small: those of every training seed.
@@ -80,6 +81,7 @@ class Baselines:
 
     work: str = "runs/baselines"
     records: str = "records/baselines"
+    models: str = MODELS
     epochs: int | None = None
     n: int = 10_000
     small: int = 1000
@@ -132,7 +134,7 @@ class Baselines:
         """Copies the weights of the first training seed that are committed, with cards, and writes ACES' selector."""
         for method in ("gaussian", "consistency"):
             name = f"{method}-s{sigma:g}"
-            target = paths.anchored(MODELS) / name
+            target = paths.anchored(self.models) / name
             training = Training(self.config(sigma, self._lam(method, sigma), 0))
             baseline = training.run()
             shutil.copytree(baseline.folder, target, dirs_exist_ok=True)
@@ -140,7 +142,7 @@ class Baselines:
             what = f"Classifier of noisy digits at sigma = {sigma:g}: {TITLES[method]}."
             values = training.config.identity | {"seconds": baseline.seconds}
             (target / "README.md").write_text(CARD.format(name=name, what=what, **values))
-        self._write_selector(f"{MODELS}/consistency-s{sigma:g}", sigma, f"{MODELS}/aces-s{sigma:g}")
+        self._write_selector(f"{self.models}/consistency-s{sigma:g}", sigma, f"{self.models}/aces-s{sigma:g}")
 
     def _lam(self, method: str, sigma: float) -> float:
         return 0.0 if method == "gaussian" else chosen(self.records)["consistency", sigma]
@@ -165,7 +167,7 @@ class Baselines:
     def certifications(self, method: str, sigma: float, seed: int | None) -> list[CertifyConfig]:
         """The records of a method: one, and of ACES two, of the classifier and of its selector at half of alpha."""
         model = "gaussian" if method == "gaussian" else "consistency"
-        classifier, selector = f"{MODELS}/{model}-s{sigma:g}", f"{MODELS}/aces-s{sigma:g}"
+        classifier, selector = (f"{self.models}/{name}-s{sigma:g}" for name in (model, "aces"))
         shared = {"purifier": "none", "sigma": sigma, "n": self.n, "num_images": self.num_images}
         shared["records_dir"] = self.records
         if seed is not None:
