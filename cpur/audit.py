@@ -38,7 +38,7 @@ class Audit:
     ties: dict[str, int]
     missing_rows: list[int]
     cumulative_correct: bool
-    n: int | None
+    n_consistent: list[int]
     ceiling: float | None
     alpha_consistent: list[float]
     alpha_excluded: list[float]
@@ -89,13 +89,14 @@ def audit_log(
 
     alphas = sorted({*ALPHAS, alpha} - {None}, reverse=True)
     found = explanations(printed, sigma, (n,) if n else SAMPLES, alphas)
-    chosen, consistent = _chosen(found)
-    if alpha is None and consistent:
-        problems += _above_a_pile(log, printed, sigma, found, chosen)
-    elif alpha not in consistent:
-        named = [one for one in found if alpha in (None, one.alpha)]
+    whole = _explaining(found, printed, sigma)
+    named = [one for one in found if alpha in (None, one.alpha)]
+    if not any(one in whole for one in named):
         problems += _unexplained(log, printed, sigma, max(named, key=lambda one: one.share), tried=len(named))
-    one = Explanation(chosen, consistent[0], 1.0) if len(consistent) == 1 else None
+    elif alpha is None:
+        problems += _above_a_pile(log, printed, sigma, found, min(one.n for one in whole))
+    consistent = sorted({one.alpha for one in whole}, reverse=True)
+    one = whole[0] if len(whole) == 1 else None
     again = None
     if rescore is not None or floored:
         again = _scored_again(log, printed, sigma, one, rescore, radii)
@@ -111,10 +112,10 @@ def audit_log(
         ties=_ties(frame, radii),
         missing_rows=missing,
         cumulative_correct=log.cumulative,
-        n=chosen,
-        ceiling=ceiling(chosen, consistent[0], sigma) if consistent else None,
+        n_consistent=sorted({one.n for one in whole}),
+        ceiling=max((ceiling(one.n, one.alpha, sigma) for one in whole), default=None),
         alpha_consistent=consistent,
-        alpha_excluded=[found_.alpha for found_ in found if found_.n == chosen and found_.alpha not in consistent],
+        alpha_excluded=[alpha for alpha in alphas if alpha not in consistent],
         rounded_up=_rounded_up(printed, sigma, one) if one else None,
         hours=float(frame.seconds.sum() / 3600) if "seconds" in frame else None,
         explanations=found,
@@ -150,7 +151,7 @@ def audit_record(file: Path, radii: Sequence[float] | None = None) -> Audit:
         ties=_ties(frame, radii),
         missing_rows=missing,
         cumulative_correct=False,
-        n=config["n"],
+        n_consistent=[config["n"]],
         ceiling=ceiling(config["n"], config["alpha"], float(np.max(sigma))),
         alpha_consistent=[config["alpha"]],
         alpha_excluded=[],
@@ -192,13 +193,18 @@ def _ties(frame: pd.DataFrame, radii: Sequence[float]) -> dict[str, int]:
     return {r: count for r, count in counts.items() if count}
 
 
-def _chosen(found: list[Explanation]) -> tuple[int, list[float]]:
-    """The fewest samples with which an alpha explains everything, and all such alphas; else the best n, and none."""
+def _explaining(found: list[Explanation], printed: Printed, sigma: float) -> list[Explanation]:
+    """The pairs that explain every radius; where rows pile up at the ceiling of one of these, only such pairs.
+
+    The rungs of many samples lie so close that they explain nearly any radius with any alpha. Several images with
+    exactly the largest radius that a pair can certify, and none above, are what that pair gives and others do not.
+    """
     whole = [one for one in found if one.share == 1]
-    if not whole:
-        return max(found, key=lambda one: one.share).n, []
-    n = min(one.n for one in whole)
-    return n, [one.alpha for one in whole if one.n == n]
+    return [one for one in whole if _at_ceiling(printed, one, sigma).sum() >= PILE] or whole
+
+
+def _at_ceiling(printed: Printed, one: Explanation, sigma: float) -> np.ndarray:
+    return np.abs(printed.values - ceiling(one.n, one.alpha, sigma)) <= printed.unit / 2
 
 
 def _unexplained(log: Log, printed: Printed, sigma: float, best: Explanation, tried: int) -> list[str]:
@@ -224,7 +230,7 @@ def _above_a_pile(log: Log, printed: Printed, sigma: float, found: list[Explanat
     for one in found:
         top = ceiling(one.n, one.alpha, sigma)
         above = printed.values - printed.unit / 2 > top
-        at = np.abs(printed.values - top) <= printed.unit / 2
+        at = _at_ceiling(printed, one, sigma)
         rest = printed.explained(one.n, one.alpha, sigma)[~above].all()
         if one.n < n and rest and at.sum() >= PILE and 0 < above.sum() <= min(FEW * len(above), at.sum()):
             problems.append(

@@ -6,6 +6,7 @@ from typing import Any
 
 from cpur.aces_log import Aces
 from cpur.audit import Audit
+from cpur.ladder import Explanation
 from cpur.logs import some
 
 
@@ -74,16 +75,30 @@ def _ties(audit: Audit) -> list[str]:
 def _statistics(audit: Audit) -> list[str]:
     if not audit.explanations:
         return []
-    tried = ", ".join(f"{one.alpha:g}: {100 * one.share:.1f}%" for one in audit.explanations if one.n == audit.n)
     if not audit.alpha_consistent:
-        return [f"no alpha that was tried explains all radii; with n = {audit.n:,} by alpha: {tried}"]
-    alphas = some([f"{alpha:g}" for alpha in audit.alpha_consistent])
-    lines = [f"n = {audit.n:,} with alpha = {alphas} explains all radii; the ceiling is {audit.ceiling:.6g}"]
+        best = max(audit.explanations, key=lambda one: one.share)
+        return [f"no n and alpha that were tried explain all radii; by alpha, {_by_alpha(audit, best.n)}"]
+    pairs = " or ".join(
+        f"n = {n:,} with alpha = {', '.join(f'{one.alpha:g}' for one in _explaining(audit, n))}"
+        for n in audit.n_consistent
+    )
+    lines = [f"{pairs} explains all radii; the largest that can be certified is {audit.ceiling:.6g}"]
     if audit.alpha_excluded:
-        lines.append(f"radii explained with n = {audit.n:,}, by alpha: {tried}")
+        lines += [f"radii explained by alpha, {_by_alpha(audit, n)}" for n in audit.n_consistent]
+    if len(audit.n_consistent) > 1:
+        lines.append("the radii do not tell n; --n narrows it down")
     if audit.rounded_up:
         lines.append(f"{audit.rounded_up} radii are printed larger than what the samples certify: they were rounded up")
     return lines
+
+
+def _explaining(audit: Audit, n: int) -> list[Explanation]:
+    return [one for one in audit.explanations if one.n == n and one.share == 1 and one.alpha in audit.alpha_consistent]
+
+
+def _by_alpha(audit: Audit, n: int) -> str:
+    shares = ", ".join(f"{one.alpha:g}: {100 * one.share:.1f}%" for one in audit.explanations if one.n == n)
+    return f"n = {n:,}: {shares}"
 
 
 def _aces(aces: Aces) -> list[str]:

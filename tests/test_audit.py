@@ -50,10 +50,22 @@ def audited(file, **options):
 @pytest.mark.parametrize(("n", "alpha"), [(1000, 0.001), (10_000, 0.01), (100_000, 0.001), (100_000, 0.0005)])
 def test_a_log_tells_its_n_and_alpha(n, alpha, tmp_path):
     found = audited(written(tmp_path, made_up(n, alpha, rows=300)))
-    assert (found.n, found.alpha_consistent) == (n, [alpha])
+    assert (found.n_consistent, found.alpha_consistent) == ([n], [alpha])
     assert found.alpha_excluded == [a for a in (0.05, 0.01, 0.005, 0.001, 0.0005, 0.0001) if a != alpha]
     assert found.problems == []
     assert found.ceiling == ceiling(n, alpha, 0.5)
+
+
+def test_few_rows_exclude_no_alpha_that_explains_them(tmp_path):
+    """Ten radii of 100,000 samples, all below the ceiling of 10,000: no n is preferred, and the true alpha is named."""
+    hits = np.linspace(60_000, 90_000, 10).astype(int)
+    radii = certified_radius(hits, 100_000, 0.001, 0.5)
+    rows = [[str(i), "1", "1", format(radius, ".3"), "1", "1"] for i, radius in enumerate(radii)]
+    found = audited(written(tmp_path, rows))
+    assert 0.001 in found.alpha_consistent
+    assert 100_000 in found.n_consistent
+    assert found.problems == []
+    assert "the radii do not tell n" in as_text(found) or found.n_consistent == [100_000]
 
 
 def test_figures_by_hand(tmp_path):
