@@ -7,7 +7,6 @@ from typing import Any
 from cpur.aces_log import Aces
 from cpur.audit import Audit
 from cpur.ladder import Explanation
-from cpur.logs import some
 
 
 def as_json(audit: Audit, aces: Aces | None = None) -> str:

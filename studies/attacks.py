@@ -84,7 +84,7 @@ def aces() -> Subject:
     images = load_dataset("digits").images[: ours.num_images]
     with torch.inference_mode():
         said = core(images).argmax(1).numpy()
-    records = [load_record(record_file(config)) for config in (ours, selection)]
+    records = [load_record(file) for file in Baselines().files("aces", SIGMA)]
     levels = [Level(_base(ours, SIGMA), SIGMA)]
     selector = [Level(entropy_selector(selection.classifier_checkpoint).eval(), SIGMA)]
 
@@ -119,7 +119,7 @@ def subjects() -> list[Subject]:
         make = smoothed if hasattr(config, "sigma") else cascade
         found.append(make(name if make is smoothed else f"cascade of {name}", record_file(config)))
     for method, title in (("gaussian", "Randomized Smoothing"), ("consistency", "Consistency Regularization")):
-        found.append(smoothed(title, record_file(Baselines().certifications(method, SIGMA, None)[0])))
+        found.append(smoothed(title, Baselines().files(method, SIGMA)[0]))
     return [*found, aces()]
 
 

@@ -39,7 +39,7 @@ def whole_records(method: str, records: str = "records/baselines") -> Records:
     """The records of a method at the larger n, one a noise level; of ACES, combined."""
     found = []
     for sigma in SIGMAS:
-        parts = [load_record(record_file(c)) for c in Baselines(records=records).certifications(method, sigma, None)]
+        parts = [load_record(file) for file in Baselines(records=records).files(method, sigma)]
         found.append(combined(*parts, core_classes(len(parts[0][1]))) if method == "aces" else parts[0])
     return found
 

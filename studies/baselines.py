@@ -1,15 +1,15 @@
 """The methods without diffusion on the digits: training, choices on validation images, records.
 
-``models/baselines/<method>-s<sigma>`` holds the committed weights; ``records/baselines`` a record of each at
+``models/baselines/<method>-s<sigma>`` holds the committed weights; ``records/baselines/<method>`` their records at
 n = 10,000, and ``records/baselines/<method>/<training seed>`` those of every training seed at n = 1,000.
 """
 
-import gzip
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,9 @@ from cpur.checkpoints import write_json
 from cpur.classifiers import BaseClassifier
 from cpur.config import CertifyConfig
 from cpur.data import load_dataset
-from cpur.engine import certify_dataset, record_file
 from cpur.recipes import BaselineConfig
 from cpur.sampling import Draw, Sampler, Task, once
+from studies.ablation import pack, packed_record
 from studies.records import TUNED
 
 SIGMAS = (0.25, 0.5, 1.0)
@@ -156,24 +156,28 @@ class Baselines:
     def certify(self, method: str, sigma: float, seed: int | None) -> None:
         """Certifies with the committed weights at n, or with those of a training seed at the smaller n."""
         for config in self.certifications(method, sigma, seed):
-            if seed is None:
-                certify_dataset(config)
-                continue
-            packed = paths.anchored(self.records) / method / str(seed) / f"{record_file(config).name}.gz"
-            packed.parent.mkdir(parents=True, exist_ok=True)
-            if not packed.is_file():
-                packed.write_bytes(gzip.compress(certify_dataset(config).file.read_bytes(), mtime=0))
+            self._folder(method, seed).mkdir(parents=True, exist_ok=True)
+            pack(config, self._folder(method, seed))
+
+    def files(self, method: str, sigma: float, seed: int | None = None) -> list[Path]:
+        """Where ``certify`` puts the records."""
+        return [
+            packed_record(config, self._folder(method, seed)) for config in self.certifications(method, sigma, seed)
+        ]
+
+    def _folder(self, method: str, seed: int | None) -> Path:
+        return paths.anchored(self.records) / method / ("" if seed is None else str(seed))
 
     def certifications(self, method: str, sigma: float, seed: int | None) -> list[CertifyConfig]:
         """The records of a method: one, and of ACES two, of the classifier and of its selector at half of alpha."""
         model = "gaussian" if method == "gaussian" else "consistency"
         classifier, selector = (f"{self.models}/{name}-s{sigma:g}" for name in (model, "aces"))
         shared = {"purifier": "none", "sigma": sigma, "n": self.n, "num_images": self.num_images}
-        shared["records_dir"] = self.records
+        shared["records_dir"] = f"{self.work}/records"
         if seed is not None:
             classifier = paths.shown(Training(self.config(sigma, self._lam(model, sigma), seed)).run().folder)
             selector = f"{self.work}/selectors/s{sigma:g}-{seed}"
-            shared |= {"n": self.small, "records_dir": f"{self.work}/records"}
+            shared["n"] = self.small
         if method != "aces":
             return [CertifyConfig(**shared, classifier_checkpoint=classifier)]
         if seed is not None:

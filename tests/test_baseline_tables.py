@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from cpur import load_record
-from cpur.engine import record_file
 from cpur.paths import root
 from studies import baseline_tables
 from studies.attacks import attacked, smoothed
@@ -48,7 +47,7 @@ def test_choices_are_tried_in_turn(bench):
 def test_aces_has_two_records_at_half_of_alpha(bench):
     ours, selector = bench.certifications("aces", 0.5, None)
     assert ours.alpha == selector.alpha == 0.0005
-    (_, frame), (_, selected) = (load_record(record_file(config)) for config in (ours, selector))
+    (_, frame), (_, selected) = (load_record(file) for file in bench.files("aces", 0.5))
     assert frame["index"].equals(selected["index"])
     assert all(sum(counts[2:]) == 0 for counts in selected.counts)
     (only,) = bench.certifications("gaussian", 0.5, None)
@@ -82,8 +81,8 @@ def test_certified_selection_on_votes():
 
 
 def test_an_attack_is_counted(bench):
-    (config,) = bench.certifications("gaussian", 0.5, None)
-    subject = smoothed("Randomized Smoothing", record_file(config))
+    (file,) = bench.files("gaussian", 0.5)
+    subject = smoothed("Randomized Smoothing", file)
     row = attacked(subject, images=3, n=100, steps=2, copies=2)
     assert row["images"] == (subject.certificates.radius > 0).sum().clip(max=3)
     assert row["failures"] == 0
@@ -93,13 +92,12 @@ def test_committed_records_are_whole():
     bench = Baselines()
     for method in METHODS:
         for sigma in SIGMAS:
-            for config in bench.certifications(method, sigma, None):
-                _, frame = load_record(record_file(config))
-                assert len(frame) == config.num_images == 500
+            for file in bench.files(method, sigma):
+                assert len(load_record(file)[1]) == 500
     for method in METHODS:
         assert baseline_tables.seeds_radii(method).shape == (len(SEEDS), 2, 500)
     assert set(baseline_tables.best_sigmas()) == set(baseline_tables.all_records())
     attacks = pd.read_csv(root() / "records" / "attacks.csv")
     assert (attacks.failures <= attacks.images).all()
-    assert len(attacks) == 10
+    assert len(attacks) == 11
     assert list(pd.read_csv(root() / "records" / "audits.csv")) == list(COLUMNS)
