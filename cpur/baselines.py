@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from cpur import checkpoints, paths
 from cpur.arithmetic import Arithmetic
-from cpur.augment import crop_and_flip, jitter, resized_crop_and_flip
+from cpur.augment import crop_and_flip, resized_crop_and_flip, small_jitter
 from cpur.classifiers import CLASSIFIERS, load_classifier, save_classifier
 from cpur.data import load_dataset
 from cpur.errors import InputError, choose
@@ -37,7 +37,7 @@ from cpur.records import hash8
 TRAINED = "trained.json"  # in the folder of a checkpoint: how it was made
 STATE = "training.pt"
 
-AUGMENTATIONS = {"digits": jitter, "cifar10": crop_and_flip, "imagenet": resized_crop_and_flip}
+AUGMENTATIONS = {"digits": small_jitter, "cifar10": crop_and_flip, "imagenet": resized_crop_and_flip}
 
 
 def consistency_regularization(

@@ -142,7 +142,7 @@ class FinetuneConfig(NotebookConfig):
 _NOISE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "epochs": 90, "decay_every": 30}
 BASELINES: dict[str, dict[str, Any]] = {
     # chosen on validation images
-    "digits": _NOISE | {"lr": 0.02, "epochs": 120, "decay_every": 40, "batch_size": 64},
+    "digits": _NOISE | {"lr": 0.02, "epochs": 390, "decay_every": 130, "batch_size": 64},
     "cifar10": _NOISE | {"batch_size": 256},
     "imagenet": _NOISE | {"batch_size": 400},
 }
