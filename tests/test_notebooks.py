@@ -15,16 +15,13 @@ import papermill
 import pytest
 
 from cpur import CertifyConfig, FinetuneConfig, MultiscaleConfig, load_record
+from cpur.book import read_pages
 from cpur.paths import root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 SMALL = {"n": 200, "n0": 20, "num_images": 4, "batch_size": 50}
-RUNS = {
-    "ablations": [{}],
-    "baselines": [{}],
-    "calibration": [{}],
+RUNS = {  # the others read records only, and are run as pages of the book by tests/test_book.py
     "certify": [SMALL, SMALL | {"plan": "sequential", "purifier": "none"}],
-    "compare": [{}],
     "multiscale": [SMALL],
     "finetune": [{"steps": 3, "batch_size": 16, "n": 100, "num_images": 4, "train": "both"}],
     "transport": [{"purifiers": ["onestep-edm", "consistency"], "sigmas": [0.5], "seeds": 1}],
@@ -42,7 +39,12 @@ def papermill_cli(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300, **options)
 
 
-@pytest.mark.parametrize("name", [notebook.stem for notebook in NOTEBOOKS])
+def test_every_notebook_is_run():
+    pages = {page.notebook.stem for page in read_pages(root() / "book/pages.yml")}
+    assert {notebook.stem for notebook in NOTEBOOKS} == {*RUNS} | pages
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_notebook_runs(name, tmp_path):
     for number, parameters in enumerate(RUNS[name]):
         records = {"records_dir": str(tmp_path / "records")}
