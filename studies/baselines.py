@@ -127,8 +127,15 @@ class Baselines:
                 tables = [*pool.map(self.choose, SIGMAS), *pool.map(self.try_purified, SIGMAS)]
                 pd.concat(tables).round(4).to_csv(folder / CHOICES, index=False)
             list(pool.map(self.publish, SIGMAS))
+            # Before certifying: ACES and Consistency Regularization share their network.
+            runs = [(model, sigma, seed) for seed in SEEDS for sigma in SIGMAS for model in ("gaussian", "consistency")]
+            list(pool.map(self.train, *zip(*runs, strict=True)))
             jobs = [(method, sigma, seed) for seed in (None, *SEEDS) for sigma in SIGMAS for method in METHODS]
             list(pool.map(self.certify, *zip(*jobs, strict=True)))
+
+    def train(self, model: str, sigma: float, seed: int) -> str:
+        """Trains a network of one training seed, where that is missing, and gives its folder."""
+        return paths.shown(Training(self.config(sigma, self._lam(model, sigma), seed)).run().folder)
 
     def publish(self, sigma: float) -> None:
         """Copies the weights of the first training seed that are committed, with cards, and writes ACES' selector."""
@@ -175,7 +182,7 @@ class Baselines:
         shared = {"purifier": "none", "sigma": sigma, "n": self.n, "num_images": self.num_images}
         shared["records_dir"] = f"{self.work}/records"
         if seed is not None:
-            classifier = paths.shown(Training(self.config(sigma, self._lam(model, sigma), seed)).run().folder)
+            classifier = self.train(model, sigma, seed)
             selector = f"{self.work}/selectors/s{sigma:g}-{seed}"
             shared["n"] = self.small
         if method != "aces":
