@@ -18,7 +18,7 @@ from cpur.compare import signed_radii
 from cpur.errors import InputError
 from cpur.paired import Difference, accuracy_difference, certified_shares, seed_difference
 from cpur.paths import anchored, shown
-from cpur.records import load_record
+from cpur.records import load_record, record_files
 
 EPSILONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FEWEST_SEEDS = 3  # for a verdict
@@ -40,7 +40,7 @@ class Ablation:
     def seeds(self, variant: str) -> list[int]:
         """Training seeds of a variant, of those that are complete."""
         folders = sorted((anchored(self.folder) / variant).glob("*/"), key=lambda folder: int(folder.name))
-        found = [int(folder.name) for folder in folders if list(folder.glob("*.jsonl.gz"))]
+        found = [int(folder.name) for folder in folders if record_files(folder)]
         if not found:
             raise InputError(
                 f"there is no record of {variant} in {shown(anchored(self.folder))}: make them with "
@@ -70,7 +70,7 @@ class Ablation:
 
 @cache
 def _radii(folder: Path, classifier: str) -> np.ndarray:
-    records = [load_record(file) for file in sorted(folder.glob("*.jsonl.gz"))]
+    records = [load_record(file) for file in record_files(folder)]
     chosen = [(h["config"]["sigma"], frame) for h, frame in records if h["config"]["classifier"] == classifier]
     if not chosen:
         raise InputError(f"{shown(folder)} has no record with the classifier {classifier}")

@@ -177,10 +177,12 @@ def verify(records_dir: Path = Path("records"), images: int = 5) -> None:
         records_dir: folder of records.
         images: how many images of each record.
     """
+    from cpur.multiscale import FOLDER
+    from cpur.records import record_files
     from cpur.verify import recertify
 
     folder = paths.anchored(records_dir)
-    files = sorted([*folder.glob("*.jsonl"), *folder.glob("cascade/*.jsonl")])
+    files = record_files(folder) + record_files(folder / FOLDER)
     if not files:
         raise InputError(f"there is no record in {records_dir}")
     for file in files:

@@ -24,7 +24,7 @@ from cpur.merge import merge, parts, parts_folder
 from cpur.noise import NOISE_VERSION
 from cpur.plans import StoppingRule
 from cpur.purifiers import load_purifier, purifier_folder
-from cpur.records import FORMAT, Record, read_lines, record_name, row
+from cpur.records import FORMAT, Record, read_lines, record_name, row, standing
 from cpur.sampling import Done, Procedure, Sampler, Task
 from cpur.shares import Share
 from cpur.smooth import certification
@@ -168,7 +168,7 @@ def certify_dataset(
     job = prepare(config)
     file = job.file
     if parts(file) and not share.part:
-        merge([*([file] if file.exists() else []), *parts(file)])
+        merge([file for file in (standing(file), *parts(file)) if file.exists()])
     record = Record(parts_folder(file) / f"{share.part}.jsonl" if share.part else file, header(job, share))
     before = lines_so_far(file)
     todo = (index for index in share.indices(config.num_images) if index not in before)
@@ -180,7 +180,7 @@ def certify_dataset(
 
 def lines_so_far(file: Path) -> dict[int, dict[str, Any]]:
     """The images that a record and its parts hold, by index; other processes may be writing them."""
-    files = [part for part in (file, *parts(file)) if part.exists()]
+    files = [part for part in (standing(file), *parts(file)) if part.exists()]
     return {line["index"]: line for part in files for line in read_lines(part)[1]}
 
 

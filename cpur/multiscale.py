@@ -19,7 +19,7 @@ from cpur.cascade import RULES, cascade_radii, certify_bounds, certify_counts, l
 from cpur.config import CertifyConfig, MultiscaleConfig
 from cpur.engine import Progress, certify_dataset, record_file
 from cpur.errors import InputError
-from cpur.records import load_record
+from cpur.records import load_record, standing
 from cpur.smooth import ABSTAIN
 
 FOLDER = "cascade"  # below that of the records: those of single levels that only cascades need
@@ -96,7 +96,7 @@ def certify_levels(config: MultiscaleConfig, progress: Progress | None = None) -
     shared = {field.name: getattr(config, field.name) for field in fields(CertifyConfig) if field.name != "sigma"}
     configs = [CertifyConfig(**shared | {"plan": "fixed"}, sigma=sigma) for sigma in config.sigmas]
     apart = f"{config.records_dir}/{FOLDER}"
-    configs = [one if record_file(one).exists() else replace(one, records_dir=apart) for one in configs]
+    configs = [one if standing(record_file(one)).exists() else replace(one, records_dir=apart) for one in configs]
     return LevelCounts.of([load_record(certify_dataset(one, progress).file) for one in configs])
 
 

@@ -22,6 +22,7 @@ from cpur.smooth import ABSTAIN, Certificate
 from cpur.steering import UNSEEN, Cascade, CascadeRun, replayed
 
 FORMAT = "cpur-record/1"
+PACKED = ".gz"  # the ending of a packed record
 COLUMNS = ["index", "label", "prediction", "radius", "n0", "n", "selected", "counts", "seconds"]
 LOOKS = "looks"  # one more key of a line whose plan looks more than once
 LEVEL = "level"  # one more of a cascade: the index of the level that gives the radius
@@ -82,7 +83,8 @@ class Record:
     """A record open for appending.
 
     Args:
-        file: where it is written. An existing file is resumed; a last line torn by a crash is dropped.
+        file: where it is written. An existing file is resumed; a last line torn by a crash is dropped. A packed one
+            is read, and unpacked before a line is added.
         header: its first line; ``header["identity"]`` must be that of an existing file.
 
     Raises:
@@ -90,16 +92,16 @@ class Record:
     """
 
     def __init__(self, file: Path, header: dict[str, Any]) -> None:
-        self.file = file
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self.header, self.rows = read_lines(file) if file.exists() else (None, [])
+            self.file = standing(file)
+            self.header, self.rows = read_lines(self.file) if self.file.exists() else (None, [])
             if self.header is None:
                 file.write_bytes(encoded(header))
                 self.header = header
             elif self.header["identity"] != header["identity"]:
                 raise InputError(f"{shown(file)} is the record of another configuration: name another file")
-            else:
+            elif self.file == file:
                 os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
         except OSError as error:
             raise InputError(
@@ -124,6 +126,10 @@ class Record:
         self.rows.append(line)
 
     def _write(self, line: dict[str, Any]) -> None:
+        if self.file.suffix == PACKED:
+            packed, self.file = self.file, self.file.with_suffix("")
+            self.file.write_bytes(gzip.decompress(packed.read_bytes()))
+            packed.unlink()
         length = self.file.stat().st_size if self.file.exists() else 0
         try:
             with self.file.open("ab") as out:
@@ -132,6 +138,24 @@ class Record:
             if self.file.exists():
                 os.truncate(self.file, length)
             raise
+
+
+def standing(file: Path) -> Path:
+    """A record's file or, where only that is there, its packed one."""
+    packed = file.with_name(f"{file.name}{PACKED}")
+    return packed if packed.is_file() and not file.is_file() else file
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The records in a folder, packed or not."""
+    return sorted([*folder.glob("*.jsonl"), *folder.glob(f"*.jsonl{PACKED}")])
+
+
+def pack(file: Path, folder: Path) -> Path:
+    """Packs a record into a folder: a fifth of its size."""
+    packed = folder / f"{file.name}{PACKED}"
+    packed.write_bytes(gzip.compress(file.read_bytes(), mtime=0))
+    return packed
 
 
 def encoded(line: dict[str, Any]) -> bytes:
@@ -157,14 +181,15 @@ def parse(text: str, file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def read_lines(file: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The header and the images of a record as they stand, but for a torn last line; None where there is no header.
 
-    A file that ends in ``.gz`` is unpacked.
+    A packed file is unpacked, one that ends in ``.gz`` or that stands in the place of ``file``.
 
     Raises:
         InputError: the file cannot be read, or is no record.
     """
+    file = standing(file)
     try:
         text = file.read_bytes()
-        text = gzip.decompress(text) if file.suffix == ".gz" else text
+        text = gzip.decompress(text) if file.suffix == PACKED else text
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
             f"cannot read the record {shown(file)}: {getattr(error, 'strerror', None) or error}"

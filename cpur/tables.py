@@ -22,7 +22,7 @@ from cpur.data import ImageSet
 from cpur.errors import InputError
 from cpur.paths import anchored, shown
 from cpur.plans import Plan, StoppingRule
-from cpur.records import load_record
+from cpur.records import load_record, record_files
 from cpur.smooth import ABSTAIN
 
 ENVELOPE = (
@@ -70,7 +70,7 @@ def find_records(folder: str | Path, *below: str, **wanted: Any) -> Records:
     Raises:
         InputError: there are none.
     """
-    files = [file for part in (".", *below) for file in sorted((anchored(folder) / part).glob("*.jsonl"))]
+    files = [file for part in (".", *below) for file in record_files(anchored(folder) / part)]
     records = [load_record(file) for file in files]
     chosen = [
         (header, frame)

@@ -3,7 +3,6 @@
 ``records/ablation/<variant>/<seed>/`` holds a record a noise level and classifier, and ``measures.json``.
 """
 
-import gzip
 import multiprocessing
 import shutil
 from collections.abc import Callable, Mapping
@@ -27,6 +26,8 @@ from cpur.metrics import load_extractor
 from cpur.progress import bar
 from cpur.purifiers import EMBEDDED, load_purifier
 from cpur.recipes import FinetuneConfig
+from cpur.records import PACKED
+from cpur.records import pack as packed_file
 from studies.models import Workshop
 
 SEEDS = (0, 1, 2)
@@ -206,13 +207,13 @@ def pack(config: CertifyConfig, folder: Path) -> Path:
     """The gzipped record of a configuration in a folder, made where it is missing."""
     packed = packed_record(config, folder)
     if not packed.is_file():
-        packed.write_bytes(gzip.compress(certify_dataset(config).file.read_bytes(), mtime=0))
+        packed_file(certify_dataset(config).file, folder)
     return packed
 
 
 def packed_record(config: CertifyConfig, folder: Path) -> Path:
     """Where the gzipped record of a configuration lies in a folder."""
-    return folder / f"{record_file(config).name}.gz"
+    return folder / f"{record_file(config).name}{PACKED}"
 
 
 def main(records: str = "records/ablation", models: str = "runs/models") -> None:

@@ -21,7 +21,7 @@ from cpur.engine import record_file
 from cpur.figures import PALETTE, accuracy_curve, finished, subplots
 from cpur.paired import accuracy_difference
 from cpur.paths import anchored
-from cpur.records import load_record
+from cpur.records import load_record, record_files
 from cpur.tables import cells
 from studies.baselines import EPSILONS, METHODS, MODELS, PURIFIED, SEEDS, SIGMAS, TITLES, Baselines, tried
 
@@ -120,7 +120,7 @@ def seeds_radii(method: str, records: str = "records/baselines") -> np.ndarray:
     """Radii over training seeds and the compared noise levels, -1 where wrong: ``seeds sigmas images``."""
     stacked = []
     for seed in SEEDS:
-        found = [load_record(file) for file in sorted((anchored(records) / method / str(seed)).glob("*.gz"))]
+        found = [load_record(file) for file in record_files(anchored(records) / method / str(seed))]
         levels = {}
         for header, frame in found:
             levels.setdefault(header["config"]["sigma"], []).append((header, frame))

@@ -13,7 +13,7 @@ from cpur.compare import signed_radii
 from cpur.multiscale import LevelCounts, collective_objective, halting
 from cpur.paired import Difference, accuracy_difference, best_difference, certified_shares, seed_difference
 from cpur.paths import anchored
-from cpur.records import load_record
+from cpur.records import load_record, record_files
 from studies.calibration import BEFORE_AFTER, SIGMAS
 from studies.shift import CLOSE, Shift, gap
 
@@ -39,7 +39,7 @@ class CascadeAblation(Ablation):
 
 @cache
 def _levels(folder: Path, sigmas: tuple[float, ...]) -> LevelCounts:
-    records = [load_record(file) for file in sorted(folder.glob("*.jsonl.gz"))]
+    records = [load_record(file) for file in record_files(folder)]
     return LevelCounts.of([record for record in records if record[0]["config"]["sigma"] in sigmas])
 
 

@@ -8,6 +8,7 @@ import tyro
 from cpur.config import PURIFIERS, CertifyConfig, MultiscaleConfig
 from cpur.engine import certify_dataset
 from cpur.progress import certification_bar
+from cpur.records import PACKED, pack
 
 SIGMAS = (0.25, 0.5, 1.0)
 TUNED = "models/digits-consistency-features"
@@ -50,6 +51,10 @@ def main(records_dir: str = "records") -> None:
     """
     start = time.perf_counter()
     made = [certify_dataset(config, certification_bar).file for config in configurations(records_dir)]
+    for file in made:
+        if file.suffix != PACKED:
+            pack(file, file.parent)
+            file.unlink()
     print(f"{len(made)} records in {records_dir}, {time.perf_counter() - start:.0f} s")
 
 

@@ -14,7 +14,7 @@ import yaml
 from cpur import cli
 from cpur.book import Page, read_pages
 from cpur.paths import root
-from cpur.records import LOOKS
+from cpur.records import LOOKS, read_lines, record_files, standing
 
 
 def notebook(path, source):
@@ -109,13 +109,13 @@ def test_the_book_builds_without_warnings(tmp_path):
 
 def test_the_page_of_records_names_every_key():
     page = (root() / "book/records.md").read_text()
-    for file in sorted((root() / "records").glob("*.jsonl")):
-        header, line = (json.loads(text) for text in file.read_text().splitlines()[:2])
+    for file in record_files(root() / "records"):
+        header, (line, *_) = read_lines(file)
         for key in (*header, *header["identity"], *header["hardware"], *line):
             assert f"`{key}`" in page, key
     assert f"`{LOOKS}`" in page
     named = re.search(r'load_record\("(.+)"\)', page).group(1)
-    assert (root() / named).is_file()
+    assert standing(root() / named).is_file()
 
 
 def test_the_page_of_plans_shows_what_the_command_prints(capsys):

@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cpur import CertifyConfig, certify_dataset, load_record
 from cpur.bounds import certified_radius
 from cpur.engine import header, prepare, record_file
 from cpur.paths import root
-from cpur.records import COLUMNS, Record
+from cpur.records import COLUMNS, Record, pack, record_files, standing
 from cpur.shares import Share
 from studies.records import configurations
 
@@ -72,6 +73,25 @@ def test_resume_loses_nothing_and_repeats_nothing(config, torn, tmp_path):
         return sorted((strip(row) for row in lines(record)[1:]), key=lambda row: row["index"])
 
     assert images(resumed) == images(whole)
+
+
+def test_a_packed_record_is_read_in_place_and_resumed(config, tmp_path):
+    with pytest.raises(Killed):
+        certify_dataset(config, progress=interrupted(3))
+    (file,) = record_files(tmp_path)
+    before = load_record(file)[1]
+    packed = pack(file, tmp_path)
+    assert packed.stat().st_size < file.stat().st_size
+    file.unlink()
+    pd.testing.assert_frame_equal(load_record(file)[1], before)
+    frame = load_record(certify_dataset(config).file)[1]
+    assert record_files(tmp_path) == [file]
+    assert frame["index"].tolist() == list(range(6))
+    pack(file, tmp_path)
+    file.unlink()
+    assert certify_dataset(config).file == packed
+    assert record_files(tmp_path) == [packed]
+    pd.testing.assert_frame_equal(load_record(packed)[1], frame)
 
 
 def test_a_torn_header_is_written_again(config):
@@ -149,7 +169,8 @@ def test_counts_do_not_depend_on_batch_size_or_prefix(config, tmp_path):
 def test_committed_records_are_those_of_the_campaign():
     jobs = [prepare(configuration) for configuration in configurations()]
     folder = root() / "records"
-    assert {record_file(job.config) for job in jobs} == {*folder.glob("*.jsonl"), *folder.glob("cascade/*.jsonl")}
+    committed = {*record_files(folder), *record_files(folder / "cascade")}
+    assert {standing(record_file(job.config)) for job in jobs} == committed
     for job in jobs:
         first, frame = load_record(record_file(job.config))
         assert first["identity"] == job.identity
