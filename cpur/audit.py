@@ -214,7 +214,7 @@ def _unexplained(log: Log, printed: Printed, sigma: float, best: Explanation, tr
     high = printed.values - printed.unit / 2 > ceiling(best.n, best.alpha, sigma)
     what = f"n = {best.n:,} at alpha = {best.alpha:g}"
     who = what if tried == 1 else f"none of {tried} pairs of n and alpha explains all radii; the best, {what},"
-    problems = [f"{who} leaves {off.sum()} of {len(off)} radii unexplained: lines {some(lines[off].tolist())}"]
+    problems = [f"{who} leaves {off.sum()} of {len(off)} radii unexplained: line {some(lines[off].tolist())}"]
     if high.any():
         top = f"{ceiling(best.n, best.alpha, sigma):.6g}"
         largest = f"line {lines[high][0]} with {printed.values[high][0]:g}"

@@ -1,5 +1,6 @@
 """The command line: ``cpur COMMAND --help``. Each command imports what it needs when it runs."""
 
+import os
 import sys
 import time
 from functools import partial
@@ -315,5 +316,9 @@ def main() -> None:
             prog="cpur",
             description="Certified robustness by purification.",
         )
+        sys.stdout.flush()
     except InputError as error:
         sys.exit(f"cpur: {error}")
+    except BrokenPipeError:  # the reader has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush would fail again
+        sys.exit(1)

@@ -207,6 +207,7 @@ def pack(config: CertifyConfig, folder: Path) -> Path:
     """The gzipped record of a configuration in a folder, made where it is missing."""
     packed = packed_record(config, folder)
     if not packed.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
         packed_file(certify_dataset(config).file, folder)
     return packed
 

@@ -163,7 +163,6 @@ class Baselines:
     def certify(self, method: str, sigma: float, seed: int | None) -> None:
         """Certifies with the committed weights at n, or with those of a training seed at the smaller n."""
         for config in self.certifications(method, sigma, seed):
-            self._folder(method, seed).mkdir(parents=True, exist_ok=True)
             pack(config, self._folder(method, seed))
 
     def files(self, method: str, sigma: float, seed: int | None = None) -> list[Path]:

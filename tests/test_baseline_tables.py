@@ -7,7 +7,7 @@ import pytest
 from cpur import load_record
 from cpur.paths import root
 from studies import baseline_tables
-from studies.attacks import attacked, smoothed
+from studies.attacks import attacked, main, smoothed, subjects
 from studies.audits import COLUMNS
 from studies.baselines import METHODS, SEEDS, SIGMAS, Baselines, aces_radii, certified_shares, chosen
 
@@ -88,6 +88,14 @@ def test_an_attack_is_counted(bench):
     assert row["failures"] == 0
 
 
+def test_what_was_attacked_is_not_attacked_again(tmp_path, capsys):
+    known = (root() / "records" / "attacks.csv").read_text()
+    (tmp_path / "attacks.csv").write_text(known)
+    main(str(tmp_path / "attacks.csv"))
+    assert (tmp_path / "attacks.csv").read_text() == known
+    assert "ACES" in capsys.readouterr().out
+
+
 def test_committed_records_are_whole():
     bench = Baselines()
     for method in METHODS:
@@ -99,5 +107,6 @@ def test_committed_records_are_whole():
     assert set(baseline_tables.best_sigmas()) == set(baseline_tables.all_records())
     attacks = pd.read_csv(root() / "records" / "attacks.csv")
     assert (attacks.failures <= attacks.images).all()
-    assert len(attacks) == 11
+    assert attacks.method.tolist() == list(subjects())
+    assert (attacks.images == 200).all()
     assert list(pd.read_csv(root() / "records" / "audits.csv")) == list(COLUMNS)

@@ -1,6 +1,7 @@
 """The command line: what it prints, and how it refuses."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -76,6 +77,15 @@ def test_bad_input_is_one_sentence(tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("cpur: cannot read the record")
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_is_no_error():
+    """As in ``cpur plan | head -1``."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "cpur", "plan"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_help_names_every_command():
