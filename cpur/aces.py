@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cpur import paths
@@ -58,7 +58,7 @@ def entropy_selector(folder: str) -> EntropySelector:
 def combined(
     certification: tuple[dict[str, Any], pd.DataFrame],
     selection: tuple[dict[str, Any], pd.DataFrame],
-    core: Float[np.ndarray, "n"],
+    core: Int[np.ndarray, "n"],
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The certificates of ACES, as a record: header, and a frame with prediction, radius and correct.
 

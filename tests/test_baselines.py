@@ -182,4 +182,4 @@ def test_records_must_fit(rejected):
     ours, (header, frame) = record([0] * 4, [0.1] * 4), record([1] * 4, [0.1] * 4)
     other = header | {"identity": header["identity"] | {"sigma": 0.25}}
     with rejected("of the same images at the same sigma"):
-        combined(ours, (other, frame), np.zeros(4))
+        combined(ours, (other, frame), np.zeros(4, int))
