@@ -142,15 +142,19 @@ def classifier_hash(name: str, checkpoint: str | Path | None = None, model: nn.M
     """Sixteen hexadecimal digits that change with the classifier.
 
     Of its checkpoint; or, for ``module:function``, of the model's weights and the source files of the function and of
-    the model's class. The model is loaded where it is not given.
+    the model's class, but for those of this package, whose version every record names. The model is loaded where it is
+    not given.
     """
     if ":" not in name:
         choose("classifier", name, CLASSIFIERS)
         return checkpoints.checkpoint_hash(checkpoints.resolve(checkpoint, name))
     model = load_classifier(name, checkpoint) if model is None else model
-    digest = hashlib.sha256(Path(inspect.getfile(type(model))).read_bytes())
+    digest = hashlib.sha256()
     with _importable(Path.cwd(), root()):
-        digest.update(Path(inspect.getfile(pkgutil.resolve_name(name))).read_bytes())
+        sources = [Path(inspect.getfile(one)) for one in (type(model), pkgutil.resolve_name(name))]
+    for source in sources:
+        if Path(__file__).parent not in source.parents:
+            digest.update(source.read_bytes())
     for key, value in sorted(model.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -1,5 +1,6 @@
 """Checkpoint folders: loaded, saved, hashed, refused."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from cpur import load_classifier, load_purifier
 from cpur.checkpoints import checkpoint_hash, inference_device, load_network, save_network
-from cpur.classifiers import save_classifier
+from cpur.classifiers import classifier_hash, save_classifier
 from cpur.paths import models
 from studies.ablation import PUBLISHED
 from studies.baselines import SIGMAS
@@ -116,3 +117,17 @@ def test_device(rejected):
     for name in ("gpu", "cuda:99"):
         with rejected("device must be one that torch can use here"):
             inference_device(name)
+
+
+def test_a_hash_follows_the_sources_of_others_alone(tmp_path, monkeypatch):
+    """A comment in this package must not disown committed records; its version is in each of them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "from cpur.classifiers import load_classifier\n\n\ndef made(checkpoint=None):\n    return load_classifier()\n"
+    (tmp_path / "cpur_test_theirs.py").write_text(source)
+    theirs = classifier_hash("cpur_test_theirs:made")
+    (tmp_path / "cpur_test_theirs.py").write_text(source + "# a comment\n")
+    assert classifier_hash("cpur_test_theirs:made") != theirs
+    weights = hashlib.sha256()
+    for key, value in sorted(load_classifier().state_dict().items()):
+        weights.update(f"{key} {tuple(value.shape)} {value.dtype}".encode() + value.numpy().tobytes())
+    assert classifier_hash("cpur.classifiers:load_classifier") == weights.hexdigest()[:16]
