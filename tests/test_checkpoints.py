@@ -122,7 +122,9 @@ def test_device(rejected):
 def test_a_hash_follows_the_sources_of_others_alone(tmp_path, monkeypatch):
     """A comment in this package must not disown committed records; its version is in each of them."""
     monkeypatch.syspath_prepend(tmp_path)
-    source = "from cpur.classifiers import load_classifier\n\n\ndef made(checkpoint=None):\n    return load_classifier()\n"
+    source = (
+        "from cpur.classifiers import load_classifier\n\n\ndef made(checkpoint=None):\n    return load_classifier()\n"
+    )
     (tmp_path / "cpur_test_theirs.py").write_text(source)
     theirs = classifier_hash("cpur_test_theirs:made")
     (tmp_path / "cpur_test_theirs.py").write_text(source + "# a comment\n")
