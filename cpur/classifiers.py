@@ -151,7 +151,7 @@ def classifier_hash(name: str, checkpoint: str | Path | None = None, model: nn.M
     model = load_classifier(name, checkpoint) if model is None else model
     digest = hashlib.sha256()
     with _importable(Path.cwd(), root()):
-        sources = [Path(inspect.getfile(one)) for one in (type(model), pkgutil.resolve_name(name))]
+        sources = [Path(inspect.getfile(inspect.unwrap(one))) for one in (type(model), pkgutil.resolve_name(name))]
     for source in sources:
         if Path(__file__).parent not in source.parents:
             digest.update(source.read_bytes())
