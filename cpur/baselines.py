@@ -111,7 +111,7 @@ class Training:
         config, losses = self.config, []
         self.model.train()
         for batch in torch.randperm(len(self.data)).split(config.batch_size):
-            images = self.augment(self.data.images[batch]).to(self.device)
+            images = self.augment(self.data.batch(batch)).to(self.device)
             labels = self.data.labels[batch].to(self.device)
             noisy = images + config.sigma * torch.randn((config.copies, *images.shape), device=self.device)
             with Arithmetic.parse(config.precision).active(self.device):

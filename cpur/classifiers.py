@@ -173,6 +173,18 @@ def save_classifier(model: nn.Module, folder: Path) -> None:
     save_model(model, str(folder / WEIGHTS))
 
 
+class SomeClasses(nn.Module):
+    """A classifier restricted to some of its classes, in the order given: the logit mask of ImageNet-A and -R."""
+
+    def __init__(self, classifier: nn.Module, classes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.classes = list(classes)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        return self.classifier(x)[:, self.classes]
+
+
 class BaseClassifier(nn.Module):
     """The base classifier f: ``classifier(denoise(x, sigma))``, at one noise level or at that of each image."""
 

@@ -113,8 +113,8 @@ CORRUPTIONS: dict[str, tuple[Callable[..., Images], tuple[float, ...]]] = {
 }
 
 
-def corrupted(images: Float[Tensor, "n 1 h w"], name: str) -> Float[Tensor, "n 1 h w"]:
-    """Images under a corruption such as ``gaussian_noise-3``: a family and a severity; in 8 bits.
+def corrupted(images: Float[Tensor, "n 1 h w"], name: str) -> UInt8[Tensor, "n 1 h w"]:
+    """The bytes of images under a corruption such as ``gaussian_noise-3``: a family and a severity; in 8 bits.
 
     Args:
         images: gray, in [0, 1].
@@ -132,4 +132,4 @@ def corrupted(images: Float[Tensor, "n 1 h w"], name: str) -> Float[Tensor, "n 1
     corrupt, levels = CORRUPTIONS[family]
     rng = NoiseKey(0, name, 0).philox(0)
     x = corrupt(images[:, 0].double().numpy(), levels[int(severity) - 1], rng)
-    return torch.from_numpy(_bytes(x) / np.float32(255))[:, None]
+    return torch.from_numpy(_bytes(x))[:, None]

@@ -16,10 +16,11 @@ from torch import nn
 from cpur import checkpoints, paths
 from cpur.arithmetic import Arithmetic
 from cpur.checkpoints import FINETUNED
-from cpur.classifiers import BaseClassifier, classifier_hash, load_classifier
+from cpur.classifiers import BaseClassifier, SomeClasses, classifier_hash, load_classifier
 from cpur.config import CertifyConfig, MultiscaleConfig
-from cpur.data import ImageSet, load_dataset
+from cpur.data import load_dataset
 from cpur.errors import InputError
+from cpur.images import ImageSet
 from cpur.merge import merge, parts, parts_folder
 from cpur.noise import NOISE_VERSION
 from cpur.plans import StoppingRule
@@ -110,6 +111,7 @@ def prepare(config: CertifyConfig | MultiscaleConfig) -> Job:
     purifier = load_purifier(config.purifier, config.checkpoint)
     classifier = load_classifier(config.classifier, config.classifier_checkpoint)
     names = identity(config, classifier)
+    classifier = SomeClasses(classifier, data.classes) if data.classes else classifier
     base_classifier = BaseClassifier(purifier, classifier, config.levels[0]).to(device).eval()
     computed = Arithmetic.parse(config.precision).apply(base_classifier)
     return Job(config, data, classifier, computed, purifier.network_calls, names)

@@ -8,8 +8,8 @@ import torch
 
 from cpur.characteristics import simulate
 from cpur.config import CertifyConfig
-from cpur.data import ImageSet
 from cpur.engine import prepare, workers
+from cpur.images import ImageSet
 from cpur.plans import StoppingRule
 from cpur.sampling import Draw, Sampler, Task, once
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from cpur.accuracy import certified_accuracy, has_full_radii, wilson
 from cpur.accuracy import label as row_label
-from cpur.data import ImageSet
+from cpur.images import ImageSet
 from cpur.noise import NoiseKey, noisy_images
 from cpur.purifiers import Purifier
 

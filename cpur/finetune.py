@@ -114,7 +114,7 @@ class Finetuning:
     def _step(self) -> list[float]:
         config, data = self.config, self.data
         batch = torch.randint(len(data), (config.batch_size,))
-        clean, labels = data.images[batch].to(self.device), data.labels[batch].to(self.device)
+        clean, labels = data.batch(batch).to(self.device), data.labels[batch].to(self.device)
         if config.flip:
             clean = torch.where(torch.rand(len(clean), 1, 1, 1, device=self.device) < 0.5, clean.flip(-1), clean)
         sigma = self._sigmas(len(clean))

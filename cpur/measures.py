@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cpur.data import ImageSet
+from cpur.images import ImageSet
 from cpur.metrics import fid, kid, nearest
 from cpur.noise import NoiseKey, noisy_images
 from cpur.purifiers import Purifier

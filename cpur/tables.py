@@ -18,8 +18,8 @@ from cpur.accuracy import (
     order,
     wilson,
 )
-from cpur.data import ImageSet
 from cpur.errors import InputError
+from cpur.images import ImageSet
 from cpur.paths import anchored, shown
 from cpur.plans import Plan, StoppingRule
 from cpur.records import load_record, record_files

@@ -15,7 +15,8 @@ import tyro
 from cpur import paths
 from cpur.checkpoints import count_parameters, save_network, write_json
 from cpur.classifiers import BaseClassifier, DigitsCNN, DigitsMLP, DigitsViT, load_classifier, save_classifier
-from cpur.data import ImageSet, load_dataset
+from cpur.data import load_dataset
+from cpur.images import ImageSet
 from cpur.progress import bar
 from cpur.purifiers import OneStepEDM, Purifier
 from cpur.smooth import Smooth

@@ -18,8 +18,8 @@ from torchvision.ops import MLP
 from cpur.augment import jitter
 from cpur.checkpoints import DiffusersNetwork
 from cpur.classifiers import DigitsCNN
-from cpur.data import ImageSet
 from cpur.finetune import stretches
+from cpur.images import ImageSet
 from cpur.purifiers import Consistency, OneStepDDPM, OneStepEDM
 from cpur.schedules import alphas_cumprod
 
