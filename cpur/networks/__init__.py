@@ -1,0 +1,1 @@
+"""Networks of published checkpoints, with the keys and shapes of their files."""
