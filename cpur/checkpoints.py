@@ -7,16 +7,18 @@ A network folder is what diffusers' ``UNet2DModel.save_pretrained`` writes. Besi
 
 import hashlib
 import json
+import pkgutil
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from cpur import paths
-from cpur.errors import InputError
+from cpur.errors import InputError, choose
 
 
 class DiffusersNetwork(nn.Module):
@@ -59,30 +61,65 @@ def resolve(checkpoint: str | Path | None, default: str) -> Path:
     return folder
 
 
+# Networks of converted checkpoints, by the name that their config.json gives.
+NETWORKS = {
+    "OpenAIUNet": "cpur.networks.openai_unet:OpenAIUNet",
+    "SongUNet": "cpur.networks.song_unet:SongUNet",
+    "DhariwalUNet": "cpur.networks.dhariwal_unet:DhariwalUNet",
+    "NCSNpp": "cpur.networks.ncsnpp:NCSNpp",
+}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
 def load_network(folder: str | Path) -> nn.Module:
     """Loads a raw network whose ``forward(x, t, labels=None)`` takes and gives NCHW, in evaluation mode.
+
+    The folder is one that :func:`cpur.convert.convert` wrote, or of diffusers: of a ``UNet2DModel``, or of a pipeline
+    with one in ``unet``, in full or half precision.
 
     Raises:
         InputError: the folder, its config or its weights are missing, damaged or do not fit together.
     """
+    folder = Path(folder)
+    folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    config = read_json(folder / "config.json")
+    name = config.pop("_class_name", "UNet2DModel")
+    return _diffusers_network(folder) if name == "UNet2DModel" else _own_network(folder, name, config)
+
+
+def _own_network(folder: Path, name: str, settings: dict) -> nn.Module:
+    choose("network", name, (*NETWORKS, "UNet2DModel"))
+    try:
+        network = pkgutil.resolve_name(NETWORKS[name])(**settings)
+        load_model(network, folder / WEIGHTS)
+    except (OSError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"cannot load the network in {paths.shown(folder)}: {error}") from error
+    return network.eval()
+
+
+def _diffusers_network(folder: Path) -> nn.Module:
     from diffusers import UNet2DModel  # here, since diffusers takes seconds to import
 
-    folder = Path(folder)
-    read_json(folder / "config.json")
+    half = not any((folder / name).is_file() for name in (WEIGHTS, "diffusion_pytorch_model.bin"))
+    variant = {"variant": "fp16"} if half and (folder / "diffusion_pytorch_model.fp16.safetensors").is_file() else {}
     try:
         unet, report = UNet2DModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False
+            folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False, **variant
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot load the network in {paths.shown(folder)}: {error}") from error
     wrong = [f"{kind} {name}" for kind in ("missing_keys", "unexpected_keys") for name in report[kind]]
     if wrong:
         raise InputError(f"the weights in {paths.shown(folder)} do not fit its config.json: {', '.join(wrong)}")
-    return DiffusersNetwork(unet).eval()
+    return DiffusersNetwork(unet.float()).eval()
 
 
-def save_network(network: DiffusersNetwork, folder: str | Path) -> None:
-    """Writes the network as ``UNet2DModel.save_pretrained`` does, but for the path that it was loaded from."""
+def save_network(network: nn.Module, folder: str | Path) -> None:
+    """Writes config.json and safetensors, as ``UNet2DModel.save_pretrained`` does, but for the path it came from."""
+    if not isinstance(network, DiffusersNetwork):
+        write_json(Path(folder) / "config.json", {"_class_name": type(network).__name__} | network.settings)
+        save_model(network, str(Path(folder) / WEIGHTS))
+        return
     network.unet.save_pretrained(folder)
     config = read_json(Path(folder) / "config.json")
     config.pop("_name_or_path", None)
@@ -135,3 +172,10 @@ def inference_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
         raise InputError(f"device must be one that torch can use here, such as cpu; got {device!r}: {reason}") from None
+
+
+def convert(source: str | Path, destination: str | Path, format: str, arguments=None) -> Path:
+    """:func:`cpur.convert.convert`, which loads the readers of all formats when it is called."""
+    from cpur.convert import convert as converted
+
+    return converted(source, destination, format, arguments)

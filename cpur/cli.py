@@ -288,6 +288,26 @@ def audit(
         sys.exit(1)
 
 
+def convert(
+    source: tyro.conf.Positional[Path],
+    destination: tyro.conf.Positional[Path],
+    format: str,
+    arguments: Path | None = None,
+) -> None:
+    """Turn a published checkpoint into a folder that the purifiers load.
+
+    Args:
+        source: the published file.
+        destination: a folder that does not exist yet.
+        format: improved-diffusion, guided-diffusion, consistency-models, edm, ect or jax-consistency.
+        arguments: a JSON file of constructor arguments of the public class, for what tensors cannot tell.
+    """
+    from cpur.checkpoints import convert as converted
+
+    folder = converted(source, destination, format, arguments)
+    print(f"{paths.shown(folder)}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
+
+
 def train(config: Annotated[BaselineConfig, tyro.conf.arg(name="")]) -> None:
     """Train a classifier for noise, without diffusion: Gaussian augmentation, or Consistency Regularization.
 
@@ -305,7 +325,7 @@ def train(config: Annotated[BaselineConfig, tyro.conf.arg(name="")]) -> None:
     print(f"certify it: cpur certify --purifier none --classifier-checkpoint {folder} --sigma {config.sigma:g}")
 
 
-COMMANDS = (certify, cascade, merge, plan, show, table, export, verify, audit, train)
+COMMANDS = (certify, cascade, merge, plan, show, table, export, verify, audit, train, convert)
 
 
 def main() -> None:

@@ -4,9 +4,10 @@ r"""Purifiers: denoisers with one contract, ``denoise(x, sigma) -> x0``.
 classes here know that the networks live on [-1, 1], where the noise level is :math:`t = 2\sigma`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -56,9 +57,10 @@ class OneStepDDPM(Purifier):
     Source: Carlini et al. (2023).
     """
 
-    def __init__(self, network: nn.Module, alphas_cumprod: Float[Tensor, "T"]) -> None:
+    def __init__(self, network: nn.Module, alphas_cumprod: Float[Tensor, "T"], time_scale: float = 1.0) -> None:
         super().__init__()
         self.network = network
+        self.time_scale = time_scale  # the network is given s times this
         # A plain attribute: float64 tables stay on the CPU, also where the device has no float64.
         self.alphas_cumprod = alphas_cumprod.double().cpu()
 
@@ -66,7 +68,7 @@ class OneStepDDPM(Purifier):
         s = timestep_of(2 * per_image(sigma, x).cpu().double(), self.alphas_cumprod)
         abar = self.alphas_cumprod[s].to(x.dtype).to(x.device).view(-1, 1, 1, 1)
         y_s = abar.sqrt() * (2 * x - 1)
-        epsilon = self.network(y_s, s.to(x.dtype).to(x.device))[:, : x.shape[1]]
+        epsilon = self.network(y_s, self.time_scale * s.to(x.dtype).to(x.device))[:, : x.shape[1]]
         x0 = (y_s - (1 - abar).sqrt() * epsilon) / abar.sqrt()
         return (x0 + 1) / 2
 
@@ -74,16 +76,18 @@ class OneStepDDPM(Purifier):
 class OneStepEDM(Purifier):
     r"""The posterior mean that an EDM network has learned, in one step.
 
-    .. math:: D(y; t) = c_{skip}(t)\, y + c_{out}(t)\, F(c_{in}(t)\, y,\; 250 \ln t),
-        \quad y = 2x - 1,\ t = 2\sigma.
+    .. math:: D(y; t) = c_{skip}(t)\, y + c_{out}(t)\, F(c_{in}(t)\, y,\; c_{noise} \ln t),
+        \quad y = 2x - 1,\ t = 2\sigma,
 
-    Source: Karras et al. (2022), equation 7; the time argument is that of a positional embedding.
+    where :math:`c_{noise}` is 250 for networks that embed the time as a timestep of a thousand, and 1/4 for EDM's own.
+    Source: Karras et al. (2022), equation 7 and table 1.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float) -> None:
+    def __init__(self, network: nn.Module, sigma_data: float, c_noise: float = 250.0) -> None:
         super().__init__()
         self.network = network
         self.sigma_data = sigma_data
+        self.c_noise = c_noise
 
     def denoise(self, x: Float[Tensor, "b c h w"], sigma: Sigma) -> Float[Tensor, "b c h w"]:
         t = 2 * per_image(sigma, x)
@@ -96,7 +100,7 @@ class OneStepEDM(Purifier):
     def precondition(self, y: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], scalings) -> Float[Tensor, "b c h w"]:
         """The preconditioned network on [-1, 1] pixels."""
         c_skip, c_out, c_in = (c.view(-1, 1, 1, 1) for c in scalings)
-        return c_skip * y + c_out * self.network(c_in * y, 250 * t.log())
+        return c_skip * y + c_out * self.network(c_in * y, self.c_noise * t.log())
 
 
 class Consistency(OneStepEDM):
@@ -109,9 +113,14 @@ class Consistency(OneStepEDM):
     """
 
     def __init__(
-        self, network: nn.Module, sigma_data: float, sigma_min: float, times: Float[Tensor, "k"] | None = None
+        self,
+        network: nn.Module,
+        sigma_data: float,
+        sigma_min: float,
+        times: Float[Tensor, "k"] | None = None,
+        c_noise: float = 250.0,
     ) -> None:
-        super().__init__(network, sigma_data)
+        super().__init__(network, sigma_data, c_noise)
         self.sigma_min = sigma_min
         self.times = times
 
@@ -221,16 +230,25 @@ def load_purifier(name: str, checkpoint: str | Path | None = None) -> Purifier:
             raise InputError(f"onestep-ddpm needs a model that predicts epsilon; got {schedule['prediction_type']!r}")
         options = {key: schedule[key] for key in ("beta_start", "beta_end") if key in schedule}
         abar = alphas_cumprod(schedule["beta_schedule"], schedule["num_train_timesteps"], **options)
-        return OneStepDDPM(checkpoints.load_network(folder), abar).eval()
+        scale = 1000 / len(abar) if schedule.get("rescale_timesteps") else 1.0
+        return OneStepDDPM(checkpoints.load_network(folder), abar, scale).eval()
     settings = checkpoints.read_json(folder / "preconditioning.json")
     kind = "consistency" if name == "consistency" else "edm"
     if settings.get("kind") != kind:
         raise InputError(f"{name} needs a checkpoint of kind {kind}; {folder.name} is {settings.get('kind')!r}")
     network = checkpoints.load_network(folder)
+    c_noise = settings.get("c_noise", 250.0)
     if kind == "consistency":
-        return Consistency(network, settings["sigma_data"], settings["sigma_min"]).eval()
-    edm = OneStepEDM(network, settings["sigma_data"])
+        times = discrete_times(settings) if "times" in settings else None
+        return Consistency(network, settings["sigma_data"], settings["sigma_min"], times, c_noise).eval()
+    edm = OneStepEDM(network, settings["sigma_data"], c_noise)
     return (PFODE(edm) if name == "pf-ode" else edm).eval()
+
+
+def discrete_times(settings: Mapping[str, Any]) -> Float[Tensor, "k"]:
+    """The noise levels t that a discretely trained consistency model knows."""
+    times = settings["times"]
+    return karras_sigmas(times["sigma_max"], settings["sigma_min"], times["num_scales"], times["rho"])[:-1].flip(0)
 
 
 def load_purifiers(entries: Sequence[str]) -> dict[str, Purifier]:
