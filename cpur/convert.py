@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from cpur import checkpoints, paths
 from cpur.errors import InputError, choose
-from cpur.networks import dhariwal_unet, openai_unet, song_unet
+from cpur.networks import dhariwal_unet, ncsnpp, openai_unet, song_unet
 from cpur.networks.edm_pickle import read_edm_pickle, read_state_dict
 from cpur.networks.edm_state import raw_state
+from cpur.networks.flax_names import state_dict_of
+from cpur.networks.flax_reader import read_parameters
 
 Arguments = Mapping[str, Any]
 SIGMA_MAX, RHO = 80.0, 7.0  # of the discrete times of published consistency models
@@ -141,6 +143,21 @@ def ect(source: Path, arguments: Arguments) -> Converted:
 ECT_SIGMA_MIN = 0.003  # the default of its class; a pickle says its own
 
 
+def jax_consistency(source: Path, arguments: Arguments) -> Converted:
+    """OpenAI's consistency models for CIFAR-10: flax bytes, read without JAX; ``num_scales`` as above, 18 by default.
+
+    The averaged weights ``params_ema`` are taken. Its ``sigma_min`` and ``sigma_max`` are those of another schedule:
+    the model's own are ``t_min`` and ``t_max``.
+    """
+    parameters = read_parameters(source)
+    network = ncsnpp.NCSNpp(**ncsnpp.infer_settings(parameters, {"attn_resolutions": [16]} | dict(arguments)))
+    network.load_state_dict(state_dict_of(network, parameters))
+    names = {"t_min": "sigma_min", "t_max": "sigma_max", "data_std": "sigma_data", "num_scales": "num_scales"}
+    known = {ours: arguments[theirs] for theirs, ours in names.items() if theirs in arguments}
+    consistent = bool(arguments.get("distillation", True))
+    return Converted(network, _preconditioning(consistent, 0.25, known, num_scales=18))
+
+
 def _edm_network(source: Path, arguments: Arguments) -> tuple[nn.Module, dict[str, Any]]:
     known = dict(arguments)
     if source.suffix == ".pkl":
@@ -183,4 +200,5 @@ FORMATS: dict[str, Callable[[Path, Arguments], Converted]] = {
     "consistency-models": consistency_models,
     "edm": edm,
     "ect": ect,
+    "jax-consistency": jax_consistency,
 }

@@ -16,7 +16,11 @@ def alphas_cumprod(beta_schedule: str, num_train_timesteps: int, **options) -> F
     from diffusers import DDPMScheduler  # here, since diffusers takes seconds to import
 
     scheduler = DDPMScheduler(num_train_timesteps, beta_schedule=beta_schedule, **options)
-    return torch.cumprod(1 - scheduler.betas.double(), dim=0)
+    betas = scheduler.betas.double()
+    if beta_schedule == "linear":  # which diffusers rounds to float32
+        start, end = scheduler.config.beta_start, scheduler.config.beta_end
+        betas = torch.linspace(start, end, num_train_timesteps, dtype=torch.float64)
+    return torch.cumprod(1 - betas, dim=0)
 
 
 def timestep_of(t: Float[Tensor, "b"], alphas_cumprod: Float[Tensor, "T"]) -> Tensor:

@@ -155,6 +155,8 @@ class OpenAIUNet(nn.Module):
                 has other channels, or sides that cannot be halved as often as the network does.
         """
         classes, channels = self.settings["num_classes"], self.settings["in_channels"]
+        if labels is None and classes == 1:  # the learned token of an unconditional model
+            labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
         if (labels is None) != (classes is None):
             wanted = "no labels" if classes is None else f"labels of its {classes} classes"
             raise InputError(f"the network wants {wanted}; got {'none' if labels is None else 'labels'}")
