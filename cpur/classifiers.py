@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import itertools
+import json
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torchvision.models import VisionTransformer
 from torchvision.ops import MLP
 
 from cpur import checkpoints
+from cpur.backbones import BACKBONES, Backbone, is_backbone, load_backbone
 from cpur.errors import InputError, choose
 from cpur.paths import models, root, shown
 from cpur.purifiers import Purifier
@@ -96,17 +98,21 @@ def load_classifier(name: str = "digits-cnn", checkpoint: str | Path | None = No
     """Loads a classifier that maps images in [0, 1] to logits, in evaluation mode.
 
     Args:
-        name: ``digits-cnn``, ``digits-mlp`` or ``digits-vit``; or ``module:function``, a function that returns an
-            ``nn.Module``, in a module that can be imported from the current folder or the repository. It is called
-            without arguments, or with the checkpoint where there is one.
+        name: ``digits-cnn``, ``digits-mlp`` or ``digits-vit``; ``transformers``, ``torchvision:<model>``,
+            ``wrn-28-10`` or ``resnet110`` for a published checkpoint (:mod:`cpur.backbones`); or ``module:function``,
+            a function that returns an ``nn.Module``, in a module that can be imported from the current folder or the
+            repository. It is called without arguments, or with the checkpoint where there is one.
         checkpoint: for a digits network a folder with config.json and model.safetensors; None takes the embedded one.
+            For the others the published file or folder.
 
     Raises:
         InputError: an unknown name, or a folder or function that gives no such model.
     """
+    if is_backbone(name):
+        return load_backbone(name, checkpoint)
     if ":" in name:
         return _called(name, checkpoint).eval()
-    choose("classifier", name, CLASSIFIERS)
+    choose("classifier", name, (*CLASSIFIERS, "torchvision:<model>", *BACKBONES, "module:function"))
     folder = checkpoints.resolve(checkpoint, name)
     try:
         model = CLASSIFIERS[name](**checkpoints.read_json(folder / "config.json"))
@@ -141,20 +147,23 @@ def _importable(*folders: Path) -> Iterator[None]:
 def classifier_hash(name: str, checkpoint: str | Path | None = None, model: nn.Module | None = None) -> str:
     """Sixteen hexadecimal digits that change with the classifier.
 
-    Of its checkpoint; or, for ``module:function``, of the model's weights and the source files of the function and of
-    the model's class, but for those of this package, whose version every record names. The model is loaded where it is
-    not given.
+    Of a digits network's checkpoint; of a published one's weights, preprocessing and configuration; or, for
+    ``module:function``, of the model's weights and the source files of the function and of the model's class, but for
+    those of this package, whose version every record names. The model is loaded where it is not given.
     """
-    if ":" not in name:
+    if ":" not in name and not is_backbone(name):
         choose("classifier", name, CLASSIFIERS)
         return checkpoints.checkpoint_hash(checkpoints.resolve(checkpoint, name))
     model = load_classifier(name, checkpoint) if model is None else model
-    digest = hashlib.sha256()
-    with _importable(Path.cwd(), root()):
-        sources = [Path(inspect.getfile(inspect.unwrap(one))) for one in (type(model), pkgutil.resolve_name(name))]
-    for source in sources:
-        if Path(__file__).parent not in source.parents:
-            digest.update(source.read_bytes())
+    if isinstance(model, Backbone):
+        digest = hashlib.sha256(json.dumps([name, model.identity], sort_keys=True).encode())
+    else:
+        digest = hashlib.sha256()
+        with _importable(Path.cwd(), root()):
+            made = (type(model), pkgutil.resolve_name(name))
+        for source in (Path(inspect.getfile(inspect.unwrap(one))) for one in made):
+            if Path(__file__).parent not in source.parents:
+                digest.update(source.read_bytes())
     for key, value in sorted(model.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -167,7 +176,10 @@ def embedded_features(name: str) -> DigitsCNN:
 
 
 def save_classifier(model: nn.Module, folder: Path) -> None:
-    """Writes model.safetensors, and config.json for a digits network: any other is made by its own function."""
+    """Writes model.safetensors, and the settings of a network that is not made by a function of its own."""
+    if isinstance(model, Backbone):
+        model.save(folder)
+        return
     if hasattr(model, "settings"):
         checkpoints.write_json(folder / "config.json", model.settings)
     save_model(model, str(folder / WEIGHTS))
