@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 from jaxtyping import Float
 from safetensors.torch import save_model
@@ -158,17 +157,22 @@ OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")  # names in
 
 
 def _untrained(model: str, state: Mapping[str, Tensor], size: tuple[int, int] | None) -> nn.Module:
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of initial weights, which are not used
-        network = torchvision.models.get_model(model, weights=None)
-        last = next(reversed(network.state_dict()))  # of the layer that gives the logits
-        settings = {"num_classes": len(state[last])} if last in state and state[last].ndim else {}
-        if isinstance(network, torchvision.models.VisionTransformer) and size:
-            settings["image_size"] = size[0]
-        network = torchvision.models.get_model(model, weights=None, **settings)
+    network = _made(model)
+    last = next(reversed(network.state_dict()))  # of the layer that gives the logits
+    settings = {"num_classes": len(state[last])} if last in state and state[last].ndim else {}
+    if isinstance(network, torchvision.models.VisionTransformer) and size:
+        settings["image_size"] = size[0]
+    if settings not in ({"num_classes": 1000}, {"num_classes": 1000, "image_size": 224}):
+        network = _made(model, **settings)
     if hasattr(network, "transform_input"):
         network.transform_input = True
     return network
+
+
+def _made(model: str, **settings: int) -> nn.Module:
+    with warnings.catch_warnings():  # not on meta, where some models cannot be made
+        warnings.simplefilter("ignore", FutureWarning)  # of initial weights, which are not used
+        return torchvision.models.get_model(model, weights=None, **settings)
 
 
 def load_cifar(checkpoint: str | Path, network: type[nn.Module], std: tuple[float, ...], **wanted: int) -> Backbone:

@@ -42,7 +42,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         choose("interpolation", self.mode, MODES.values())
-        if self.size is not None and not all(_is(value, int) and value > 0 for value in self.size):
+        if self.size is not None and not all(_whole(value) and value > 0 for value in self.size):
             raise InputError(f"size must be a height and a width in pixels; got {self.size!r}")
         if not len(self.mean) == len(self.std) > 0 or not all(map(_finite, (*self.mean, *self.std))):
             raise InputError(f"mean and std must be a number a channel; got {self.mean!r} and {self.std!r}")
@@ -118,7 +118,7 @@ def _parsed(values: Mapping[str, Any]) -> Preprocessing:
 
 def _size(value: Any) -> tuple[int, int]:
     """Height and width of a square, by its edge or its shortest edge, or as they are named."""
-    if _is(value, int):
+    if _whole(value):
         return value, value
     return (value["shortest_edge"],) * 2 if "shortest_edge" in value else (value["height"], value["width"])
 
@@ -142,9 +142,9 @@ def write(preprocessing: Preprocessing, file: Path) -> None:
     write_json(file, values)
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _finite(value: Any) -> bool:
-    return _is(value, int | float) and math.isfinite(value)
+    return (_whole(value) or isinstance(value, float)) and math.isfinite(value)
