@@ -5,6 +5,7 @@ A network folder is what diffusers' ``UNet2DModel.save_pretrained`` writes. Besi
 (an EDM or a consistency model: ``sigma_data``, ``sigma_min``, ``sigma_max``).
 """
 
+import copy
 import hashlib
 import json
 import pkgutil
@@ -39,7 +40,7 @@ class DiffusersNetwork(nn.Module):
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], labels: Tensor | None = None
     ) -> Float[Tensor, "b d h w"]:
         """The network's output, of the height and width of ``x``."""
-        classes = self.unet.config.num_class_embeds
+        classes = self.num_classes
         if labels is None and classes:
             if classes > 1:
                 raise InputError(
@@ -50,6 +51,19 @@ class DiffusersNetwork(nn.Module):
         patch = round((self.unet.config.in_channels / x.shape[1]) ** 0.5)
         out = self.unet(pixel_unshuffle(x, patch), t, class_labels=labels, return_dict=False)[0]
         return pixel_shuffle(out, patch)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Of a class-conditional network."""
+        return self.unet.config.num_class_embeds
+
+    def unconditional(self) -> "DiffusersNetwork":
+        """A copy that knows one class, a token to be learned: at first the mean of the classes' embeddings."""
+        one = copy.deepcopy(self)
+        token = self.unet.class_embedding.weight.detach().mean(0, keepdim=True)
+        one.unet.class_embedding = nn.Embedding.from_pretrained(token, freeze=False)
+        one.unet.register_to_config(num_class_embeds=1)
+        return one
 
 
 def resolve(checkpoint: str | Path | None, default: str) -> Path:

@@ -10,7 +10,6 @@ of the second reaches the purifier. The terms of :mod:`cpur.calibration` may joi
 section 4.2 and algorithm 1; they do not describe how the classifier is fine-tuned.
 """
 
-import copy
 import math
 import shutil
 from dataclasses import asdict, dataclass
@@ -26,7 +25,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cpur import checkpoints, paths
 from cpur.arithmetic import Arithmetic
 from cpur.calibration import anti_consistency, brier
-from cpur.checkpoints import DiffusersNetwork
 from cpur.classifiers import classifier_hash, load_classifier, save_classifier
 from cpur.data import load_dataset
 from cpur.errors import InputError
@@ -40,19 +38,21 @@ STATE = "training.pt"
 SAVE_EVERY = 200  # steps between two states on disk
 
 
-def unconditional(network: DiffusersNetwork) -> DiffusersNetwork:
+def unconditional(network: nn.Module) -> nn.Module:
     """A class-conditional network turned unconditional: one learned token, at first the mean class embedding.
 
     A network without classes is returned as it is. Source: Li et al. (2024), section 5.1, for ImageNet-64.
+
+    Raises:
+        InputError: the network takes classes and has no embedding of them to average (EDM's take them one-hot).
     """
-    embedding = network.unet.class_embedding
-    if embedding is None:
+    if not getattr(network, "num_classes", None):
         return network
-    network = copy.deepcopy(network)
-    token = embedding.weight.detach().mean(0, keepdim=True)
-    network.unet.class_embedding = nn.Embedding.from_pretrained(token, freeze=False)
-    network.unet.register_to_config(num_class_embeds=1)
-    return network
+    if not hasattr(network, "unconditional"):
+        raise InputError(
+            f"a class-conditional {type(network).__name__} cannot be fine-tuned: take an unconditional checkpoint"
+        )
+    return network.unconditional()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from cpur import finetune, load_classifier, load_purifier
 from cpur.checkpoints import DiffusersNetwork, load_network, save_network, write_json
 from cpur.compare import before_and_after
 from cpur.finetune import Finetuning, unconditional
+from cpur.networks.dhariwal_unet import DhariwalUNet
+from cpur.networks.openai_unet import OpenAIUNet
 from cpur.recipes import FinetuneConfig
 
 SHORT = FinetuneConfig(loss="l2", steps=6, batch_size=16, ema=0.5, lr=1e-3, classifier_lr=1e-3)
@@ -182,6 +184,25 @@ def test_a_class_conditional_network_becomes_unconditional(tmp_path, rejected):
     save_network(token, tmp_path)
     assert torch.equal(load_network(tmp_path)(x, t), token(x, t))
     assert unconditional(load_purifier("consistency").network).unet.class_embedding is None
+
+
+def test_networks_of_every_family_become_unconditional(rejected):
+    torch.manual_seed(0)
+    shape = {"in_channels": 3, "model_channels": 32, "out_channels": 3, "num_res_blocks": 1, "num_heads": 1}
+    network = OpenAIUNet(**shape, attention_resolutions=(), channel_mult=(1,), num_classes=4).eval()
+    x, t = torch.rand(2, 3, 8, 8), torch.ones(2)
+    with rejected("class-conditional .4 classes."):
+        network(x, t)
+    token = unconditional(network)
+    assert (token.num_classes, network.num_classes) == (1, 4)
+    with torch.no_grad():
+        network.label_emb.weight[2] = token.label_emb.weight[0]
+    assert torch.equal(token(x, t), network(x, t, torch.tensor([2, 2])))
+    classless = OpenAIUNet(**shape, attention_resolutions=(), channel_mult=(1,))
+    assert unconditional(classless) is classless
+    shape = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, "model_channels": 16}
+    with rejected("a class-conditional DhariwalUNet cannot be fine-tuned: take an unconditional checkpoint"):
+        unconditional(DhariwalUNet(**shape, channel_mult=(1,), attn_resolutions=(), num_blocks=1, label_dim=4))
 
 
 def test_the_token_is_learned(tmp_path):

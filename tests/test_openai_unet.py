@@ -201,9 +201,9 @@ def test_weights_of_another_network_are_refused(rejected):
 
 def test_inputs_are_refused(rejected):
     x, t = torch.zeros(1, 3, 8, 8), torch.zeros(1)
-    with rejected("the network wants no labels; got labels"):
+    with rejected("labels are given, and the network knows no classes"):
         tiny()(x, t, torch.zeros(1, dtype=torch.long))
-    with rejected("the network wants labels of its 3 classes; got none"):
+    with rejected("class-conditional .3 classes. and purification knows no class"):
         tiny(num_classes=3)(x, t)
     with rejected(r"3 channels and sides that are multiples of 2; got \[1, 8, 8\]"):
         tiny()(x[:, :1], t)

@@ -4,6 +4,7 @@ One family: what the three differ in is settings. The tensors tell all of it but
 for 1-D projections, the order of their rows.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -157,9 +158,13 @@ class OpenAIUNet(nn.Module):
         classes, channels = self.settings["num_classes"], self.settings["in_channels"]
         if labels is None and classes == 1:  # the learned token of an unconditional model
             labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        if (labels is None) != (classes is None):
-            wanted = "no labels" if classes is None else f"labels of its {classes} classes"
-            raise InputError(f"the network wants {wanted}; got {'none' if labels is None else 'labels'}")
+        if labels is None and classes:
+            raise InputError(
+                f"the network is class-conditional ({classes} classes) and purification knows no class: fine-tune it, "
+                "which turns it unconditional"
+            )
+        if labels is not None and classes is None:
+            raise InputError("labels are given, and the network knows no classes")
         factor = 2 ** (len(self.settings["channel_mult"]) - 1)
         if x.shape[1] != channels or x.shape[2] % factor or x.shape[3] % factor:
             raise InputError(
@@ -177,6 +182,19 @@ class OpenAIUNet(nn.Module):
         for stage in self.output_blocks:
             x = stage(torch.cat([x, skips.pop()], dim=1), embedding)
         return self.out(x)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Of a class-conditional network."""
+        return self.settings["num_classes"]
+
+    def unconditional(self) -> "OpenAIUNet":
+        """A copy that knows one class, a token to be learned: at first the mean of the classes' embeddings."""
+        one = copy.deepcopy(self)
+        token = self.label_emb.weight.detach().mean(0, keepdim=True)
+        one.label_emb = nn.Embedding.from_pretrained(token, freeze=False)
+        one.settings["num_classes"] = 1
+        return one
 
 
 def infer_settings(state: Mapping[str, Tensor], arguments: Mapping[str, Any] | None = None) -> dict:

@@ -161,6 +161,11 @@ class SongUNet(nn.Module):
                 self.dec[f"{size}_aux_norm"] = group_norm(channels, EPS)
                 self.dec[f"{size}_aux_conv"] = nn.Conv2d(channels, out_channels, 3, padding=1)
 
+    @property
+    def num_classes(self) -> int | None:
+        """Of a class-conditional network."""
+        return self.settings["label_dim"] or None
+
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None = None
     ) -> Float[Tensor, "b d h w"]:
