@@ -23,7 +23,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from cpur import preprocessing
-from cpur.checkpoints import read_json
+from cpur.checkpoints import hub_folder, read_json
 from cpur.errors import InputError
 from cpur.networks.cifar_resnets import CifarResNet, WideResNet, on_meta, settings_agree
 from cpur.paths import anchored, shown
@@ -102,7 +102,7 @@ def load_transformers(checkpoint: str | Path) -> HubBackbone:
         from transformers import AutoModelForImageClassification  # here, since it is optional and takes seconds
     except ImportError as error:
         raise InputError(f'it needs transformers: pip install "cpur[hub]" ({error})') from error
-    folder = _hub_folder(checkpoint)
+    folder = hub_folder(checkpoint)
     settings = preprocessing.read(folder / preprocessing.FILE)
     read_json(folder / "config.json")
     try:
@@ -115,21 +115,6 @@ def load_transformers(checkpoint: str | Path) -> HubBackbone:
     if network.num_labels < 2:
         raise InputError(f"a classifier needs num_labels of 2 or more; got {network.num_labels}")
     return HubBackbone(network, settings)
-
-
-def _hub_folder(checkpoint: str | Path) -> Path:
-    """The folder itself, or that of the local cache."""
-    if anchored(checkpoint).is_dir():
-        return anchored(checkpoint)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(checkpoint), local_files_only=True))
-    except Exception as error:  # of a name that is none, and of a cache that lacks it
-        raise InputError(
-            "there is no such folder, and the local cache of the hub has no such model: give the folder that holds its "
-            "config.json, or download the model first"
-        ) from error
 
 
 def load_torchvision(checkpoint: str | Path, model: str) -> Backbone:

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import pkgutil
+import re
 from pathlib import Path
 
 import torch
@@ -67,13 +68,47 @@ class DiffusersNetwork(nn.Module):
 
 
 def resolve(checkpoint: str | Path | None, default: str) -> Path:
-    """The folder of a checkpoint, anchored at the repository; None is the embedded one called ``default``."""
-    folder = paths.models() / default if checkpoint is None else paths.anchored(checkpoint)
+    """The folder of a checkpoint, anchored at the repository; None is the embedded one called ``default``.
+
+    A name such as ``google/ddpm-cifar10-32`` that is no folder is one on the hub.
+    """
+    if checkpoint is not None:
+        return hub_folder(checkpoint)
+    folder = paths.models() / default
     if not folder.is_dir():
-        hint = "run `make models`" if checkpoint is None else "give the folder that holds its config.json"
-        raise InputError(f"there is no checkpoint folder at {paths.shown(folder)}: {hint}")
+        raise InputError(f"there is no checkpoint folder at {paths.shown(folder)}: run `make models`")
     return folder
 
+
+def hub_folder(name: str | Path) -> Path:
+    """The folder itself, or that of a model on the hub, downloaded where the local cache lacks it.
+
+    What lies in a folder that exists is no name on the hub.
+
+    Raises:
+        InputError: there is no such folder, and no such model on the hub or no way to it.
+    """
+    folder = paths.anchored(name)
+    if folder.is_dir():
+        return folder
+    missing = f"there is no checkpoint folder at {paths.shown(folder)}"
+    if folder.parent.is_dir() or not HUB_NAME.fullmatch(str(name)):
+        raise InputError(f"{missing}: give the folder that holds its config.json")
+    from huggingface_hub import snapshot_download
+
+    for where in ({"local_files_only": True}, {"allow_patterns": ["*.json", "*.safetensors"]}):
+        try:
+            return Path(snapshot_download(str(name), **where))
+        except Exception as error:  # of a name that is none, of a cache that lacks it, of every kind of network
+            reason = str(error).split("\n", 1)[0]
+    raise InputError(
+        f"{missing}, and no model of that name in the local cache of the hub or on it ({reason}): give the folder that "
+        f"holds its config.json, or run `hf download {name}` where there is a network"
+    )
+
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+SCHEDULER, PRECONDITIONING = "scheduler_config.json", "preconditioning.json"
 
 # Networks of converted checkpoints, by the name that their config.json gives.
 NETWORKS = {
@@ -140,6 +175,30 @@ def save_network(network: nn.Module, folder: str | Path) -> None:
     (Path(folder) / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def conventions(folder: Path) -> tuple[str, dict]:
+    """What a purifier must know of a network, and the name of the file that says so in a folder of cpur.
+
+    The schedulers of diffusers' consistency models and EDMs are put into the words of ``preconditioning.json``.
+
+    Raises:
+        InputError: no such file, or one that is damaged.
+    """
+    if (folder / PRECONDITIONING).is_file():
+        return PRECONDITIONING, read_json(folder / PRECONDITIONING)
+    inside = folder / "scheduler" / SCHEDULER
+    schedule = read_json(inside if inside.is_file() else folder / SCHEDULER)
+    match schedule:
+        case {"_class_name": "CMStochasticIterativeScheduler"}:
+            times = {"sigma_max": schedule["sigma_max"], "rho": schedule["rho"]}
+            times["num_scales"] = schedule["num_train_timesteps"]
+            known = {key: schedule[key] for key in ("sigma_data", "sigma_min", "sigma_max")}
+            return PRECONDITIONING, {"kind": "consistency", **known, "times": times}
+        case {"_class_name": "EDMEulerScheduler" | "EDMDPMSolverMultistepScheduler"}:
+            known = {key: schedule[key] for key in ("sigma_data", "sigma_min", "sigma_max")}
+            return PRECONDITIONING, {"kind": "edm", **known, "c_noise": 0.25}
+    return SCHEDULER, schedule
+
+
 def read_json(file: Path) -> dict:
     """Reads a JSON object, or raises InputError with the file's name."""
     try:
@@ -159,14 +218,14 @@ def checkpoint_hash(folder: str | Path) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of what is computed with: weights and configuration."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).rglob("*")):
-        if file.suffix == ".safetensors" or file.name in CONFIGURATION:
+        if file.suffix in (".safetensors", ".bin") or file.name in CONFIGURATION:
             digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
 FINETUNED = "finetune.json"  # how a fine-tuned model was made
-CONFIGURATION = ("config.json", "scheduler_config.json", "preconditioning.json")
+CONFIGURATION = ("config.json", SCHEDULER, PRECONDITIONING)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -11,7 +11,6 @@ section 4.2 and algorithm 1; they do not describe how the classifier is fine-tun
 """
 
 import math
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -190,9 +189,8 @@ class Finetuning:
             else:
                 source = purifier_folder(self.config.purifier, self.config.checkpoint)
                 checkpoints.save_network(part.network, folder)
-                for file in ("preconditioning.json", "scheduler_config.json"):
-                    if (source / file).is_file():
-                        shutil.copy(source / file, folder)
+                file, values = checkpoints.conventions(source)
+                checkpoints.write_json(folder / file, values)
             checkpoints.write_json(folder / checkpoints.FINETUNED, self.identity | {"steps": self.config.steps})
         history = stretches(pd.DataFrame(self.losses, columns=list(self.config.terms)))
         history.to_csv(self.out / "history.csv", index=False, float_format="%.5g")

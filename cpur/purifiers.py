@@ -224,18 +224,21 @@ def load_purifier(name: str, checkpoint: str | Path | None = None) -> Purifier:
     folder = purifier_folder(name, checkpoint)
     if folder is None:
         return NoPurifier()
+    file, schedule = checkpoints.conventions(folder)
     if name == "onestep-ddpm":
-        schedule = checkpoints.read_json(folder / "scheduler_config.json")
+        if file != checkpoints.SCHEDULER:
+            raise InputError(f"onestep-ddpm needs a discrete diffusion model; {folder.name} is {schedule['kind']!r}")
         if schedule.get("prediction_type", "epsilon") != "epsilon":
             raise InputError(f"onestep-ddpm needs a model that predicts epsilon; got {schedule['prediction_type']!r}")
         options = {key: schedule[key] for key in ("beta_start", "beta_end") if key in schedule}
         abar = alphas_cumprod(schedule["beta_schedule"], schedule["num_train_timesteps"], **options)
         scale = 1000 / len(abar) if schedule.get("rescale_timesteps") else 1.0
         return OneStepDDPM(checkpoints.load_network(folder), abar, scale).eval()
-    settings = checkpoints.read_json(folder / "preconditioning.json")
+    settings = schedule if file == checkpoints.PRECONDITIONING else {}
     kind = "consistency" if name == "consistency" else "edm"
     if settings.get("kind") != kind:
-        raise InputError(f"{name} needs a checkpoint of kind {kind}; {folder.name} is {settings.get('kind')!r}")
+        found = settings.get("kind", "a discrete diffusion model")
+        raise InputError(f"{name} needs a checkpoint of kind {kind}; {folder.name} is {found}")
     network = checkpoints.load_network(folder)
     c_noise = settings.get("c_noise", 250.0)
     if kind == "consistency":

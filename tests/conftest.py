@@ -1,5 +1,7 @@
 """What tests share."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from cpur.errors import InputError
 
 torch.set_num_threads(1)
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test needs a network; read when huggingface_hub is imported
 
 
 class HalfSpace(nn.Module):

@@ -378,9 +378,10 @@ def test_transformers_refusals(vit, tmp_path, monkeypatch, rejected):
     (folder / "preprocessor_config.json").unlink()
     with rejected("lacks preprocessor_config.json"):
         load_classifier("transformers", folder)
-    for missing in (str(tmp_path / "none"), "someone/a-model-that-no-cache-has"):
-        with rejected("no such folder, and the local cache of the hub has no such model"):
-            load_classifier("transformers", missing)
+    with rejected("there is no checkpoint folder at .*: give the folder that holds its config.json"):
+        load_classifier("transformers", str(tmp_path / "none"))
+    with rejected("no model of that name in the local cache of the hub or on it .*run `hf download someone/a-model"):
+        load_classifier("transformers", "someone/a-model-that-no-cache-has")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with rejected(r'pip install "cpur\[hub\]"'):
         load_classifier("transformers", folder)

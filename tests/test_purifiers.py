@@ -188,7 +188,7 @@ def test_bad_input(rejected, x):
         load_purifier("onestep-edm", "models/nowhere")
     with rejected("kind consistency"):
         load_purifier("consistency", "models/digits-edm")
-    with rejected("lacks preconditioning.json"):
+    with rejected("digits-ddpm is a discrete diffusion model"):
         load_purifier("onestep-edm", "models/digits-ddpm")
     with rejected("sigma"):
         PFODE(gaussian_mean).denoise(x, 0.0)
