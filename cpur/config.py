@@ -73,12 +73,12 @@ class NotebookConfig:
 class Subject:
     """What is certified."""
 
-    dataset: str = "digits"  # data set: digits, the handwritten digits inside scikit-learn
+    dataset: str = "digits"  # digits, cifar10, imagenet, imagenet64 ... (cpur.data.DATASETS), or a folder of images
     root: str | None = None  # folder of the data set; digits needs none
-    subset: str | None = None  # every-K takes every K-th test image; None takes them in order
+    subset: str | None = None  # such as every-20, or gaussian_noise-3/every-20; None takes the images in order
     purifier: str = "onestep-edm"  # none, onestep-ddpm, onestep-edm, pf-ode or consistency
-    checkpoint: str | None = None  # purifier checkpoint, a folder; None takes the embedded one
-    classifier: str = "digits-cnn"  # digits-cnn, digits-mlp, digits-vit, or a function module:function that makes one
+    checkpoint: str | None = None  # of the purifier: a folder or a name on the hub; None takes the embedded one
+    classifier: str = "digits-cnn"  # digits-cnn, transformers, torchvision:NAME, wrn-28-10 ..., or module:function
     classifier_checkpoint: str | None = None  # its checkpoint; None takes the embedded one
 
 

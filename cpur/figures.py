@@ -75,13 +75,14 @@ def purification_grid(
     purifiers: Mapping[str, Purifier],
     classifier: nn.Module,
     sigma: float,
-    indices: Sequence[int] = range(10),
+    indices: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Figure:
     """Clean, noisy and purified images, the same noise for each purifier, framed by what the classifier says.
 
-    Green is right and vermilion is wrong; the number is the class that the classifier sees.
+    Green is right and vermilion is wrong; the number is the class that the classifier sees. None takes the first ten.
     """
+    indices = range(min(10, len(data))) if indices is None else indices
     clean = torch.stack([data[i][0] for i in indices])
     labels = [data[i][1] for i in indices]
     noisy = torch.cat([noisy_images(data[i][0], sigma, 1, NoiseKey(seed, "figure", i)) for i in indices])
@@ -99,7 +100,7 @@ def purification_grid(
 
 def _framed(axes, image: torch.Tensor, color: str, text: str) -> None:
     pixels = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-    axes.imshow(pixels.squeeze(-1), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():

@@ -131,23 +131,23 @@ def _row(header: dict[str, Any], frame: pd.DataFrame, epsilons: Sequence[float])
     return tables.cells(header, frame, epsilons) | {"ACR": f"{average_certified_radius(header, frame):.3f}"}
 
 
-def find_cascades(
-    folder: str, dataset: str, sigmas: Sequence[float], classifier: str = "digits-cnn"
-) -> dict[str, LevelCounts]:
-    """The cascades of these levels that the records in a folder and in its folder ``cascade`` allow.
+def find_cascades(config: MultiscaleConfig) -> dict[str, LevelCounts]:
+    """The cascades that the records of its levels allow, in its folder of records and in ``cascade`` below.
 
-    The keys are the purifiers. Of the numbers of images and n that a purifier has at every level, the largest is taken,
-    and a purifier without complete records of plan fixed of that size is left out.
+    They are those of the same images and the same classifier. The keys are the purifiers. Of the numbers of images and n
+    that a purifier has at every level, the largest is taken, and a purifier without complete records of plan fixed of
+    that size is left out.
     """
-    wanted = {"dataset": dataset, "plan": "fixed", "classifier": classifier, "classifier_checkpoint": None}
+    same = ("dataset", "subset", "classifier", "classifier_checkpoint")
+    wanted = {"plan": "fixed", **{name: getattr(config, name) for name in same}}
     groups: dict[tuple[int, int], dict[str, dict[float, Any]]] = {}
-    records = sorted(tables.find_records(folder, FOLDER, **wanted), key=lambda record: order(record[0]))
+    records = sorted(tables.find_records(config.records_dir, FOLDER, **wanted), key=lambda record: order(record[0]))
     for header, frame in records:
         size, sigma = (len(frame), header["config"]["n"]), header["config"]["sigma"]
-        if sigma in sigmas:
+        if sigma in config.sigmas:
             groups.setdefault(size, {}).setdefault(label(header), {})[sigma] = header, frame
     for _, found in sorted(groups.items(), reverse=True):
-        whole = {name: [*levels.values()] for name, levels in found.items() if len(levels) == len(sigmas)}
+        whole = {name: [*levels.values()] for name, levels in found.items() if len(levels) == len(config.sigmas)}
         if whole:
             return {name: LevelCounts.of(levels) for name, levels in whole.items()}
     return {}

@@ -54,8 +54,8 @@ class FinetuneConfig(NotebookConfig):
     dataset: str = "digits"  # data set; its training images are used
     root: str | None = None  # folder of the data set; digits needs none
     purifier: str = "consistency"  # consistency, onestep-edm (the control) or onestep-ddpm
-    checkpoint: str | None = None  # purifier checkpoint to start from, a folder; None takes the embedded one
-    classifier: str = "digits-cnn"  # digits-cnn, digits-mlp, digits-vit, or a function module:function
+    checkpoint: str | None = None  # the purifier to start from, a folder or a name on the hub; None: the embedded one
+    classifier: str = "digits-cnn"  # digits-cnn, transformers, torchvision:NAME, wrn-28-10 ..., or module:function
     classifier_checkpoint: str | None = None  # its checkpoint; None takes the embedded one
     train: str = "purifier"  # purifier, classifier, or both
     loss: str | None = None  # l1, l2, lpips; on digits features, features-random, features-autoencoder
@@ -159,7 +159,7 @@ class BaselineConfig:
     preset: str = "digits"  # digits, cifar10 or imagenet: the values of what is None below, and the augmentation
     dataset: str = "digits"  # data set; its training images are used
     root: str | None = None  # folder of the data set; digits needs none
-    classifier: str = "digits-cnn"  # digits-cnn, digits-mlp, digits-vit, or a function module:function that makes one
+    classifier: str = "digits-cnn"  # digits-cnn, transformers, torchvision:NAME, wrn-28-10 ..., or module:function
     sigma: float = 0.5  # standard deviation of the noise; pixels are in [0, 1]
     copies: int = 1  # noisy copies of an image, m; 2 for Consistency Regularization
     lam: float = 0.0  # weight of the consistency of the copies, lambda; 0 leaves it out

@@ -106,7 +106,7 @@ def test_tables_and_figures(levels, config):
     assert list(table.index)[:3] == ["sigma 0.25 alone", "sigma 0.5 alone", "sigma 1 alone"]
     assert table.loc["cascade, rule max", "ACR"] >= table.loc["cascade, rule first", "ACR"]
     assert "sigma" in table.loc["envelope of the levels", "eps 0"]
-    found = find_cascades(config.records_dir, "digits", (0.25, 0.5, 1.0))
+    found = find_cascades(config)
     assert list(found) == ["onestep-edm"]
     assert len(cascades_table(found)) == 4
     assert re.fullmatch(r"mean radius of \d images: [\d.]+ by rule first, [\d.]+ by max", gain(levels))
