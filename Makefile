@@ -45,8 +45,8 @@ SHAPES = $(subst $(space),$(comma),$(strip \
   cpur.ablation cpur.aces cpur.arithmetic cpur.attack cpur.augment cpur.backbones cpur.baselines \
   cpur.calibration cpur.cascade cpur.checkpoints cpur.classifiers cpur.compare cpur.corruptions cpur.data \
   cpur.finetune cpur.images cpur.line cpur.losses cpur.measures cpur.metrics cpur.multiscale cpur.networks.cifar_resnets \
-  cpur.networks.dhariwal_unet cpur.networks.edm_blocks cpur.networks.edm_state cpur.networks.fir \
-  cpur.networks.ncsnpp cpur.networks.ncsnpp_blocks cpur.networks.openai_blocks cpur.networks.openai_unet \
+  cpur.networks.dhariwal_unet cpur.networks.edm_blocks cpur.networks.edm_state cpur.networks.edm_unet \
+  cpur.networks.flax_names cpur.networks.ncsnpp cpur.networks.openai_blocks cpur.networks.openai_unet \
   cpur.networks.song_unet cpur.noise cpur.paired cpur.preprocessing cpur.purifiers cpur.released cpur.sampling \
   cpur.schedules cpur.smooth cpur.transport studies.pretrain))
 test: $(READY)

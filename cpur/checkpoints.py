@@ -115,7 +115,6 @@ NETWORKS = {
     "OpenAIUNet": "cpur.networks.openai_unet:OpenAIUNet",
     "SongUNet": "cpur.networks.song_unet:SongUNet",
     "DhariwalUNet": "cpur.networks.dhariwal_unet:DhariwalUNet",
-    "NCSNpp": "cpur.networks.ncsnpp:NCSNpp",
 }
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

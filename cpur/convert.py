@@ -150,7 +150,7 @@ def jax_consistency(source: Path, arguments: Arguments) -> Converted:
     the model's own are ``t_min`` and ``t_max``.
     """
     parameters = read_parameters(source)
-    network = ncsnpp.NCSNpp(**ncsnpp.infer_settings(parameters, {"attn_resolutions": [16]} | dict(arguments)))
+    network = song_unet.SongUNet(**ncsnpp.infer_settings(parameters, {"attn_resolutions": [16]} | dict(arguments)))
     network.load_state_dict(state_dict_of(network, parameters))
     names = {"t_min": "sigma_min", "t_max": "sigma_max", "data_std": "sigma_data", "num_scales": "num_scales"}
     known = {ours: arguments[theirs] for theirs, ours in names.items() if theirs in arguments}

@@ -5,7 +5,7 @@ import torch
 from scipy.signal import upfirdn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, pad
 
-from cpur.networks.fir import Downsample, FilteredConv2d, Upsample
+from cpur.networks.edm_blocks import ConvDownsample, downsample, separable, upsample
 
 TAPS = [[1, 3, 3, 1], [1, 2, 1], [1, 1], [4, 3, 2, 1], [0.5, 1, 2, 3, 1, 0.2]]  # not all symmetric
 
@@ -28,20 +28,21 @@ def test_halving_and_doubling_are_those_of_scipy(taps):
         start = 8 + len(taps) - 1 - (margin + 1) // 2
         halved = along(halved, axis, row, start, size // 2, down=2)
         doubled = along(doubled, axis, 2 * row, 16 + margin // 2, 2 * size, up=2)
-    torch.testing.assert_close(Downsample(taps)(x), halved, rtol=0, atol=1e-6)
-    torch.testing.assert_close(Upsample(taps)(x), doubled, rtol=0, atol=1e-6)
+    reverse = separable(taps[::-1])  # downsample does not turn the filter round
+    torch.testing.assert_close(downsample(x, reverse), halved, rtol=0, atol=1e-6)
+    torch.testing.assert_close(upsample(x, separable(taps)), doubled, rtol=0, atol=1e-6)
 
 
-def test_without_taps_they_are_the_mean_and_the_nearest_pixel():
+def test_with_equal_taps_they_are_the_mean_and_the_nearest_pixel():
     x = torch.rand(2, 3, 8, 6)
-    torch.testing.assert_close(Downsample(None)(x), avg_pool2d(x, 2))
-    torch.testing.assert_close(Upsample(None)(x), interpolate(x, scale_factor=2, mode="nearest"))
+    torch.testing.assert_close(downsample(x, separable([1, 1])), avg_pool2d(x, 2))
+    torch.testing.assert_close(upsample(x, separable([1, 1])), interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def test_a_filtered_convolution_is_one_of_stride_two_over_a_larger_filter():
     torch.manual_seed(0)
-    conv, x = FilteredConv2d(3, 5, [1, 3, 3, 1]), torch.rand(2, 3, 8, 8)
-    whole = conv_transpose2d(conv.weight.flatten(0, 1)[:, None], conv.kernel[None, None])  # both filters as one, 6 x 6
+    conv, x = ConvDownsample(3, 5, 3, [1, 3, 3, 1]), torch.rand(2, 3, 8, 8)
+    whole = conv_transpose2d(conv.weight.flatten(0, 1)[:, None], conv.resample_filter)  # both filters as one, 6 x 6
     whole = whole.unflatten(0, (5, 3))[:, :, 0]
     expected = conv2d(x, whole, conv.bias, stride=2, padding=2)
     torch.testing.assert_close(conv(x), expected, rtol=0, atol=1e-6)
@@ -49,5 +50,5 @@ def test_a_filtered_convolution_is_one_of_stride_two_over_a_larger_filter():
 
 @pytest.mark.parametrize("taps", [[1], [], [1, -1]])
 def test_taps_that_are_no_filter_are_refused(taps, rejected):
-    with rejected("fir_kernel must be two or more numbers of positive sum"):
-        Downsample(taps)
+    with rejected("resample_filter must be two or more taps whose sum is not 0"):
+        separable(taps)

@@ -149,11 +149,16 @@ def test_bad_input_is_named(rejected):
     for shape in [(2, 1, 8, 8), (2, 3, 7, 8)]:
         with rejected("x must have 3 channels, and height and width divisible by 2"):
             unconditional(torch.zeros(shape), t)
-    for change in ({"embedding_type": "none"}, {"encoder_type": "none"}, {"decoder_type": "residual"}):
+    for change in (
+        {"embedding_type": "none"},
+        {"encoder_type": "none"},
+        {"decoder_type": "residual"},
+        {"nonlinearity": "x"},
+    ):
         with rejected(f"{next(iter(change))} must be one of"):
             SongUNet(**SMALL | change)
-    for taps in ([1, 2, 1], [1, -1], []):
-        with rejected("resample_filter must be an even number of taps"):
+    for taps in ([1], [1, -1], []):
+        with rejected("resample_filter must be two or more taps whose sum is not 0"):
             SongUNet(**SMALL | {"resample_filter": taps})
-    with rejected("must split into 1 groups of 4 or more; got 3"):
-        SongUNet(**SMALL | {"model_channels": 3})
+    with rejected("must split into 1 groups of 4 or more; got 2"):
+        SongUNet(**SMALL | {"model_channels": 2})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,15 +26,16 @@ def downsample(x: Float[Tensor, "b c h w"], kernel: Float[Tensor, "1 1 k k"]) ->
 
 def upsample(x: Float[Tensor, "b c h w"], kernel: Float[Tensor, "1 1 k k"]) -> Float[Tensor, "b c h2 w2"]:
     """Zeros set between the pixels, and every channel filtered; 4 restores the mean."""
-    padding = (kernel.shape[-1] - 1) // 2
-    kernel = (4 * kernel).expand(x.shape[1], -1, -1, -1)
-    return F.conv_transpose2d(x, kernel, stride=2, padding=padding, groups=x.shape[1])
+    c, h, w = x.shape[1:]
+    kernel = (4 * kernel).expand(c, -1, -1, -1)
+    y = F.conv_transpose2d(x, kernel, stride=2, padding=kernel.shape[-1] // 2 - 1, groups=c)
+    return y[:, :, : 2 * h, : 2 * w]  # an odd number of taps leaves one row and column too many
 
 
 def separable(taps: Taps) -> Float[Tensor, "1 1 k k"]:
     """The outer product of the taps with themselves, of sum 1."""
-    if not taps or len(taps) % 2 or sum(taps) == 0:
-        raise InputError(f"resample_filter must be an even number of taps whose sum is not 0; got {list(taps)}")
+    if len(taps) < 2 or sum(taps) == 0:
+        raise InputError(f"resample_filter must be two or more taps whose sum is not 0; got {list(taps)}")
     row = torch.tensor(taps, dtype=torch.float32)
     return (torch.outer(row, row) / row.sum() ** 2)[None, None]
 
@@ -95,9 +96,11 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
 class UNetBlock(nn.Module):
     r"""A residual block that knows the noise level, with self-attention after it where ``heads`` is not 0.
 
-    .. math:: x' = s\,(\mathrm{skip}(x) + \mathrm{conv_1}(\mathrm{silu}(\mathrm{modulate}(
-        \mathrm{conv_0}(\mathrm{silu}(\mathrm{norm_0}(x))), \mathrm{affine}(e))))), \quad
-        x'' = s\,(x' + \mathrm{proj}(\mathrm{attention}(\mathrm{norm_2}(x')))).
+    .. math:: x' = s\,(\mathrm{skip}(x) + \mathrm{conv_1}(\varphi(\mathrm{modulate}(
+        \mathrm{conv_0}(\varphi(\mathrm{norm_0}(x))), \mathrm{affine}(e))))), \quad
+        x'' = s\,(x' + \mathrm{proj}(\mathrm{attention}(\mathrm{norm_2}(x')))),
+
+    where s is ``scale`` and :math:`\varphi` is ``activation``.
 
     Channels of qkv are ordered by head, then channel of the head, then query, key and value. Resampling happens in
     conv_0 and in skip. Subclasses say how the embedding e modulates.
@@ -107,7 +110,6 @@ class UNetBlock(nn.Module):
     """
 
     eps: ClassVar[float]
-    scale: ClassVar[float]
     resampled_skip_projects: ClassVar[bool]  # also where the number of channels stays
     modulations: ClassVar[int]  # numbers a channel from the embedding
 
@@ -119,9 +121,11 @@ class UNetBlock(nn.Module):
         heads: int = 0,
         resampling: Resampling | None = None,
         taps: Taps = (1, 1),
+        activation: Callable[[Tensor], Tensor] = F.silu,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.activation, self.scale = heads, activation, scale
         self.norm0 = group_norm(inputs, self.eps)
         self.conv0 = convolution(inputs, outputs, 3, resampling, taps)
         self.affine = nn.Linear(embedding, self.modulations * outputs)
@@ -143,8 +147,8 @@ class UNetBlock(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b d h2 w2"]:
-        y = self.conv0(F.silu(self.norm0(x)))
-        y = F.silu(self.modulate(y, self.affine(embedding)[:, :, None, None]))
+        y = self.conv0(self.activation(self.norm0(x)))
+        y = self.activation(self.modulate(y, self.affine(embedding)[:, :, None, None]))
         x = self.scale * (self.skip(x) + self.conv1(y))
         return self.scale * (x + self.attention(x)) if self.heads else x
 
@@ -178,27 +182,3 @@ class FourierAngles(nn.Module):
 
     def forward(self, t: Float[Tensor, "b"]) -> Float[Tensor, "b half"]:
         return t[:, None] * (2 * math.pi * self.freqs)
-
-
-def one_hot(labels: Int[Tensor, "b"] | None, label_dim: int, like: Tensor) -> Float[Tensor, "b k"] | None:
-    """Rows of 0 and 1, in the dtype of ``like``; None for a network without classes.
-
-    Raises:
-        InputError: labels are missing, or given to a network without classes.
-    """
-    if label_dim and labels is None:
-        raise InputError(f"the network is class-conditional ({label_dim} classes): give labels; got None")
-    if labels is None:
-        return None
-    if not label_dim:
-        raise InputError(f"the network knows no classes: leave labels None; got {len(labels)} labels")
-    return F.one_hot(labels.long(), label_dim).to(like.dtype)
-
-
-def check_image(x: Float[Tensor, "b c h w"], channels: int, levels: int) -> None:
-    """Raises InputError unless the U-Net can halve ``x`` from level to level."""
-    factor = 2 ** (levels - 1)
-    if x.shape[1] != channels or x.shape[2] % factor or x.shape[3] % factor:
-        raise InputError(
-            f"x must have {channels} channels, and height and width divisible by {factor}; got shape {tuple(x.shape)}"
-        )

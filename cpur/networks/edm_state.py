@@ -107,14 +107,15 @@ def agree(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
             raise InputError(f"{name} is {given!r} in the arguments, but {found!r} in the tensors: leave it out")
 
 
-def fit(network: type[nn.Module], settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Checks that the network of these settings has the names and shapes of ``state``; no memory is taken.
+def fit(network: type[nn.Module], settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """All settings of the network, which must have the names and shapes of ``state``; no memory is taken.
 
     Raises:
         InputError: a name is missing or unexpected, or a shape differs.
     """
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in network(**settings).state_dict().items()}
+        empty = network(**settings)
+    expected = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -122,3 +123,4 @@ def fit(network: type[nn.Module], settings: Mapping[str, Any], state: Mapping[st
                 f"the state dict is not that of {network.__name__}: {name} has shape {found.get(name, 'none')}, "
                 f"expected {expected.get(name, 'none')}"
             )
+    return empty.settings

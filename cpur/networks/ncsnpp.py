@@ -1,9 +1,10 @@
-r"""NCSN++, the network of the CIFAR-10 consistency models of ``openai/consistency_models_cifar10``.
+r"""The settings of an NCSN++ of flax, as :class:`cpur.networks.song_unet.SongUNet` has them.
 
-Their checkpoints are flax training states, which become a network by::
+The CIFAR-10 consistency models of ``openai/consistency_models_cifar10`` are flax training states, which become a
+network by::
 
     parameters = read_parameters("checkpoint_80")  # of cpur.networks.flax_reader
-    network = NCSNpp(**infer_settings(parameters, {"attn_resolutions": [16]}))
+    network = SongUNet(**infer_settings(parameters, {"attn_resolutions": [16]}))
     network.load_state_dict(state_dict_of(network, parameters))  # of cpur.networks.flax_names
 
 The published networks are consistency models, and one is an EDM, with :math:`\sigma_d` = 0.5, :math:`t_{\min}` = 0.002
@@ -13,133 +14,39 @@ and :math:`t_{\max}` = 80, which ``preconditioning.json`` calls ``sigma_data``, 
 
 with :func:`cpur.schedules.consistency_scalings`; the time argument of F is not multiplied by 1000.
 
-=========================================  ===========================================================================
-flax, k counted in the order of building   here
-=========================================  ===========================================================================
-``GaussianFourierProjection_0``            ``fourier``
-``Dense_0``, ``Dense_1``                   ``time_in``, ``time_out``
-``Conv_0``                                 ``conv_in``
-``ResnetBlockBigGANpp_k``                  ``encoder.i.blocks.j``, then ``encoder.i.down``; ``middle.block_in``,
-                                           ``middle.block_out``; ``decoder.i.blocks.j``, then ``decoder.i.up``
-``GroupNorm_0``, ``Conv_0``, ``Dense_0``   ``norm_in``, ``conv_in``, ``time`` of the block
-``GroupNorm_1``, ``Conv_1``, ``Conv_2``    ``norm_out``, ``conv_out``, ``shortcut`` of the block
-``AttnBlockpp_k``                          ``encoder.i.attentions.j``; ``middle.attention``; ``decoder.i.attention``
-``GroupNorm_0``, ``NIN_0`` to ``NIN_3``    ``norm``, ``query``, ``key``, ``value``, ``out`` of the attention
-``Downsample_k/Conv2d_0``                  ``encoder.i.pyramid.conv``
-``GroupNorm_0``, ``Conv_1``                ``norm_out``, ``conv_out``
-=========================================  ===========================================================================
-
-The encoder's levels i start at the finest one, the decoder's at the coarsest.
-
 Source: Song et al. (2021), Score-Based Generative Modeling through Stochastic Differential Equations, appendix H.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
+from itertools import combinations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn.functional import elu, leaky_relu, relu, silu
 
-from cpur.errors import InputError
-from cpur.networks.fir import Downsample, Upsample
+from cpur.errors import InputError, choose
 from cpur.networks.flax_names import check_tree
-from cpur.networks.ncsnpp_blocks import (
-    Attention,
-    DecoderLevel,
-    EncoderLevel,
-    FourierEmbedding,
-    PositionalEmbedding,
-    ResidualBlock,
-    ResidualInput,
-    SkipInput,
-    group_norm,
-)
-from cpur.networks.ncsnpp_settings import NCSNppSettings, settings_of
+from cpur.networks.song_unet import SongUNet
 
-ACTIVATIONS = {"swish": silu, "relu": relu, "elu": elu, "lrelu": partial(leaky_relu, negative_slope=0.2)}
-EMBEDDINGS = {"fourier": FourierEmbedding, "positional": PositionalEmbedding}
-PYRAMIDS = {"residual": ResidualInput, "input_skip": SkipInput, "none": None}
-
-
-class NCSNpp(nn.Module):
-    """The raw network F, which takes c_in times an image on [-1, 1] and knows no classes.
-
-    Args:
-        settings: those of :class:`NCSNppSettings`; the attribute of this name holds them all.
-
-    Raises:
-        InputError: settings of no such network; labels, or images of another size, at a call.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        chosen = NCSNppSettings(**settings)
-        self.settings = asdict(chosen)
-        self.activation = ACTIVATIONS[chosen.nonlinearity]
-        nf, images, last = chosen.nf, chosen.num_channels, len(chosen.ch_mult) - 1
-        widths = [nf * multiple for multiple in chosen.ch_mult]
-        time_channels = 4 * nf if chosen.conditional else 0
-        taps = chosen.fir_kernel if chosen.fir else None
-        scale = 2**-0.5 if chosen.skip_rescale else 1.0
-        block = partial(ResidualBlock, time_channels=time_channels, activation=self.activation, scale=scale)
-        new_pyramid = PYRAMIDS[chosen.progressive_input]
-
-        def attention(level: int) -> nn.Module:
-            return Attention(widths[level], scale) if chosen.attended[level] else nn.Identity()
-
-        # Built in flax's order, which numbers the modules.
-        self.fourier = EMBEDDINGS[chosen.embedding_type](nf)
-        if time_channels:
-            self.time_in = nn.Linear(self.fourier.channels, time_channels)
-            self.time_out = nn.Linear(time_channels, time_channels)
-        self.conv_in = nn.Conv2d(images, nf, 3, padding=1)
-        self.encoder, self.middle, self.decoder = nn.ModuleList(), nn.Module(), nn.ModuleList()
-        skips, copied = [nf], images
-        for i, width in enumerate(widths):
-            inputs = [skips[-1]] + (chosen.num_res_blocks - 1) * [width]
-            blocks, attentions = [block(c, width) for c in inputs], [attention(i) for _ in inputs]
-            down = block(width, width, resample=Downsample(taps)) if i < last else None
-            pyramid = new_pyramid(copied, width, taps, scale) if new_pyramid and i < last else None
-            copied = pyramid.channels if pyramid else copied
-            skips += (len(inputs) + (i < last)) * [width]
-            self.encoder.append(EncoderLevel(blocks, attentions, down, pyramid))
-        self.middle.block_in, self.middle.block_out = block(width, width), block(width, width)
-        self.middle.attention = Attention(width, scale)
-        for i, out in reversed([*enumerate(widths)]):
-            inputs = [width] + chosen.num_res_blocks * [out]
-            blocks, width = [block(c + skips.pop(), out) for c in inputs], out
-            up = block(out, out, resample=Upsample(taps)) if i else None
-            self.decoder.append(DecoderLevel(blocks, attention(i), up))
-        self.norm_out = group_norm(width)
-        self.conv_out = nn.Conv2d(width, images, 3, padding=1)
-
-    def forward(
-        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], labels: Int[Tensor, "b"] | None = None
-    ) -> Float[Tensor, "b c h w"]:
-        """The network's output at the time argument t, which is a quarter of the logarithm of the noise level."""
-        if labels is not None:
-            raise InputError("this network knows no classes: call it without labels")
-        size = self.settings["image_size"]
-        if x.shape[2:] != (size, size):
-            raise InputError(f"this network takes images of {size} x {size}; got {x.shape[2]} x {x.shape[3]}")
-        embedding = None
-        if self.settings["conditional"]:
-            embedding = self.time_out(self.activation(self.time_in(self.fourier(t))))
-            embedding = self.activation(embedding)
-        h, pyramid = self.conv_in(x), x
-        skips = [h]
-        for level in self.encoder:
-            features, pyramid = level(skips[-1], pyramid, embedding)
-            skips += features
-        h = self.middle.attention(self.middle.block_in(skips[-1], embedding))
-        h = self.middle.block_out(h, embedding)
-        for level in self.decoder:
-            h = level(h, skips, embedding)
-        return self.conv_out(self.activation(self.norm_out(h)))
+ENCODERS = {"residual": "residual", "input_skip": "skip", "none": "standard"}  # by progressive_input
+BLOCK = "ResnetBlockBigGANpp"
+ONLY = {  # switches of the public class that stand still here
+    "resblock_type": "biggan",
+    "progressive": "none",
+    "normalization": "GroupNorm",
+    "double_heads": False,
+    "scale_by_sigma": False,
+    "conv_size": 3,
+}
+PUBLISHED = {
+    "image_size": 32,
+    "num_channels": 3,
+    "embedding_type": "fourier",
+    "fir": True,
+    "fir_kernel": [1, 3, 3, 1],
+    "progressive_input": "residual",
+    "skip_rescale": True,
+    "nonlinearity": "swish",
+}
 
 
 def infer_settings(state: Mapping[str, Any], arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -158,8 +65,112 @@ def infer_settings(state: Mapping[str, Any], arguments: Mapping[str, Any] | None
         InputError: ``arguments`` contradict the parameters, lack what is needed, or ask for another kind of network;
             a parameter is missing, is one too many, or has another shape.
     """
-    settings = settings_of({path: tuple(parameter.shape) for path, parameter in state.items()}, arguments or {})
+    shapes = {path: tuple(parameter.shape) for path, parameter in state.items()}
+    given = {name: [*value] if isinstance(value, tuple) else value for name, value in (arguments or {}).items()}
+    for name, value in ONLY.items():
+        if given.get(name, value) != value:
+            raise InputError(f"{name} must be {value!r}, the one kind of NCSN++ here; got {given[name]!r}")
+    found = _told_by_shapes(shapes)
+    for name, value in found.items():
+        if given.get(name, value) != value:
+            raise InputError(f"{name} is {given[name]!r} in the arguments, but {value!r} by the parameters")
+    known = PUBLISHED | given | found
     with torch.device("meta"):
-        network = NCSNpp(**asdict(settings))
+        network = SongUNet(**song_settings(known | {"attn_resolutions": _attended(shapes, known)}))
     check_tree(network, state)
     return network.settings
+
+
+def song_settings(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the public configuration in the words of :class:`cpur.networks.song_unet.SongUNet`."""
+    fields = PUBLISHED | fields
+    choose("progressive_input", fields["progressive_input"], ENCODERS)
+    same = ("attn_resolutions", "embedding_type", "nonlinearity", "skip_rescale")
+    return {name: fields[name] for name in same} | {
+        "img_resolution": fields["image_size"],
+        "in_channels": fields["num_channels"],
+        "out_channels": fields["num_channels"],
+        "model_channels": fields["nf"],
+        "channel_mult": fields["ch_mult"],
+        "num_blocks": fields["num_res_blocks"],
+        "channel_mult_noise": 2 if fields["embedding_type"] == "fourier" else 1,
+        "encoder_type": ENCODERS[fields["progressive_input"]],
+        "resample_filter": fields["fir_kernel"] if fields["fir"] else [1, 1],
+    }
+
+
+def _told_by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """All settings that names and shapes tell by themselves."""
+    kernels = _numbered(shapes, BLOCK, "Conv_0/kernel", 4)
+    first = shapes.get("Conv_0/kernel", ())
+    if not kernels or len(first) != 4 or any(kernel[3] % first[3] for kernel in kernels):
+        raise InputError(
+            "the parameters are not those of an NCSN++ with BigGAN blocks: each ResnetBlockBigGANpp has the channels "
+            "of Conv_0, or a multiple"
+        )
+    num_channels, nf = first[2:]
+    # Only blocks that resample have a shortcut between equal widths: one a level on either side, but for one level.
+    resampling = [k for k, (_, _, c, out) in enumerate(kernels) if c == out and f"{BLOCK}_{k}/Conv_2/kernel" in shapes]
+    levels = len(resampling) // 2 + 1
+    num_res_blocks = (len(kernels) // levels - 3) // 2
+    if num_res_blocks < 1 or len(kernels) != levels * (2 * num_res_blocks + 3):
+        raise InputError(
+            "the parameters do not fit an NCSN++: it has five, seven or more ResnetBlockBigGANpp for each level; got "
+            f"{len(kernels)} for {levels} levels"
+        )
+    found = {
+        "nf": nf,
+        "num_channels": num_channels,
+        "num_res_blocks": num_res_blocks,
+        "ch_mult": [kernel[3] // nf for kernel in kernels[:: num_res_blocks + 1][:levels]],
+        "embedding_type": "fourier" if "GaussianFourierProjection_0/W" in shapes else "positional",
+        "conditional": "Dense_0/kernel" in shapes,
+    }
+    if levels > 1:
+        fused, plain = (f"Downsample_0/{name}" in shapes for name in ("Conv2d_0/weight", "Conv_0/kernel"))
+        skip = "Combine_0/Conv_0/kernel" in shapes
+        found["progressive_input"] = "residual" if fused or plain else "input_skip" if skip else "none"
+        if fused or plain:
+            found["fir"] = fused
+    return found
+
+
+def _attended(shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Any]) -> list[int]:
+    """The resolutions of attention: as given where the widths of the attention blocks agree, or the only ones."""
+    blocks, levels = known["num_res_blocks"], range(len(known["ch_mult"]))
+    multiples = [shape[0] / known["nf"] for shape in _numbered(shapes, "AttnBlockpp", "NIN_0/W", 2)]
+
+    def agree(chosen: tuple[int, ...]) -> bool:
+        places = *(i for i in chosen for _ in range(blocks)), levels[-1], *reversed(chosen)
+        return [known["ch_mult"][i] for i in places] == multiples
+
+    size = known["image_size"]
+    every = [chosen for n in range(len(levels) + 1) for chosen in combinations(levels, n) if agree(chosen)]
+    options = [[size >> i for i in chosen] for chosen in every]
+    if not options:
+        raise InputError(f"the parameters do not fit an NCSN++: no levels have its {len(multiples)} AttnBlockpp")
+    fit = " or ".join(map(str, options))
+    if "attn_resolutions" in known:
+        given = {size >> i for i in levels}.intersection(known["attn_resolutions"])
+        if given not in map(set, options):
+            raise InputError(
+                f"attn_resolutions is {known['attn_resolutions']} in the arguments, but {fit} by the parameters, for "
+                f"an image_size of {size}"
+            )
+        return known["attn_resolutions"]
+    if len(options) > 1:
+        raise InputError(
+            f"attn_resolutions is needed, since the parameters fit {fit} of an image_size of {size}: take it from the "
+            "model's configuration"
+        )
+    return options[0]
+
+
+def _numbered(shapes: Mapping[str, tuple[int, ...]], module: str, parameter: str, axes: int) -> list[tuple[int, ...]]:
+    """The shapes of a parameter of all modules of one class, which flax numbers from 0."""
+    modules = {path.split("/")[0] for path in shapes if path.startswith(f"{module}_")}
+    paths = [f"{module}_{k}/{parameter}" for k in range(len(modules))]
+    for path in paths:
+        if len(shapes.get(path, ())) != axes:
+            raise InputError(f"the parameters do not fit an NCSN++: {path}, of {axes} axes, is missing")
+    return [shapes[path] for path in paths]

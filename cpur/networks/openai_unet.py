@@ -236,5 +236,5 @@ def infer_settings(state: Mapping[str, Tensor], arguments: Mapping[str, Any] | N
     three_first = projections_2d or bool(arguments.get("use_new_attention_order", False))
     with torch.device("meta"):
         network = OpenAIUNet(**told, **heads, three_first=three_first, projections_2d=projections_2d)
-    check_state(state, network)
+    check_state(state, network.state_dict())
     return network.settings

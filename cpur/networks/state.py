@@ -1,8 +1,9 @@
 """State dicts of published checkpoints: their keys and shapes, or one clear error."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cpur.errors import InputError
 
@@ -19,15 +20,14 @@ def shape_of(state: Mapping[str, Tensor], key: str, dims: int) -> tuple[int, ...
     return shape
 
 
-def check_state(state: Mapping[str, Tensor], network: nn.Module) -> None:
-    """Raises InputError unless the state dict has the keys and shapes of the network, which may be on meta."""
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+def check_state(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Raises InputError unless tensors or arrays have the keys and shapes expected, of tensors that may be on meta."""
     wrong = [f"{key} is missing" for key in expected if key not in state]
     wrong += [f"{key} is unknown" for key in state if key not in expected]
     wrong += [
-        f"{key} has shape {list(state[key].shape)} instead of {list(shape)}"
-        for key, shape in expected.items()
-        if key in state and tuple(state[key].shape) != shape
+        f"{key} has shape {list(state[key].shape)} instead of {list(value.shape)}"
+        for key, value in expected.items()
+        if key in state and tuple(state[key].shape) != tuple(value.shape)
     ]
     if wrong:
         more = [f"{len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
