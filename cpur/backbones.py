@@ -13,6 +13,7 @@ model.safetensors and preprocessor_config.json, is read as well.
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def load_torchvision(checkpoint: str | Path, model: str) -> Backbone:
     settings = written or Preprocessing(size, preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
     network = _untrained(model, state, settings.size)
     fit(network, state)
-    return Backbone(network, _normalised(settings, normalisation))
+    return Backbone(network, replace(settings, **normalisation))
 
 
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")  # names in torchvision's files, without a hook
@@ -169,7 +170,7 @@ def load_cifar(checkpoint: str | Path, network: type[nn.Module], std: tuple[floa
     model = on_meta(network, settings)
     fit(model, state)
     usual = Preprocessing((32, 32), "bilinear", CIFAR_MEAN, std)
-    return Backbone(model, _normalised(written or usual, normalisation))
+    return Backbone(model, replace(written or usual, **normalisation))
 
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -184,8 +185,3 @@ def _source(checkpoint: str | Path) -> tuple[Path, Preprocessing | None]:
     """The file of weights, and the preprocessing that a folder has beside it."""
     path = anchored(checkpoint)
     return (path / WEIGHTS, preprocessing.read(path / preprocessing.FILE)) if path.is_dir() else (path, None)
-
-
-def _normalised(settings: Preprocessing, normalisation: Mapping[str, tuple[float, ...]]) -> Preprocessing:
-    """The preprocessing with the mean and std that a file of weights has."""
-    return Preprocessing(**vars(settings) | dict(normalisation))

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from cpur import checkpoints, paths
 from cpur.errors import InputError, choose
 from cpur.networks import dhariwal_unet, ncsnpp, openai_unet, song_unet
-from cpur.networks.edm_pickle import read_edm_pickle, read_state_dict
+from cpur.networks.edm_pickle import read_edm_pickle
 from cpur.networks.edm_state import raw_state
 from cpur.networks.flax_names import state_dict_of
 from cpur.networks.flax_reader import read_parameters
+from cpur.state_dicts import read_state_dict
 
 Arguments = Mapping[str, Any]
 SIGMA_MAX, RHO = 80.0, 7.0  # of the discrete times of published consistency models
@@ -76,18 +75,8 @@ def _arguments(given: str | Path | Arguments | None) -> dict[str, Any]:
     return {name: float("inf") if value == "inf" else value for name, value in (given or {}).items()}
 
 
-def _state(source: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, of torch or in safetensors."""
-    if source.suffix != ".safetensors":
-        return read_state_dict(source)
-    try:
-        return load_file(source)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{paths.shown(source)} is not a whole safetensors file: {error}") from error
-
-
 def _openai(source: Path, arguments: Arguments) -> nn.Module:
-    state = _state(source)
+    state = read_state_dict(source)
     network = openai_unet.OpenAIUNet(**openai_unet.infer_settings(state, arguments))
     network.load_state_dict(state)
     return network
@@ -164,7 +153,7 @@ def _edm_network(source: Path, arguments: Arguments) -> tuple[nn.Module, dict[st
         state, told = read_edm_pickle(source)
         known = told | {name: value for name, value in arguments.items() if name != "sigma_min"}
     else:
-        state = _state(source)
+        state = read_state_dict(source)
     state = raw_state(state)
     module = dhariwal_unet if "out_conv.weight" in state else song_unet
     network = (module.DhariwalUNet if module is dhariwal_unet else module.SongUNet)(

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from cpur.networks.edm_pickle import read_edm_pickle, read_state_dict
+from cpur.networks.edm_pickle import read_edm_pickle
 from cpur.networks.edm_state import raw_state
 from cpur.networks.song_unet import SongUNet, infer_settings
+from cpur.state_dicts import read_state_dict
 
 KWARGS = {"img_resolution": 8, "img_channels": 3, "label_dim": 0, "model_type": "SongUNet", "dropout": 0.1}
 

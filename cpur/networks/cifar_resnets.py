@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpur.errors import InputError
-from cpur.networks.state import shape_of
+from cpur.state_dicts import shape_of
 
 STAGES = 3
 FIRST_WIDTH = 16

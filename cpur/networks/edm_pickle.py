@@ -53,22 +53,6 @@ def read_edm_pickle(file: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         ) from error
 
 
-def read_state_dict(file: str | Path) -> dict[str, Tensor]:
-    """A plain state dict that ``torch.save`` wrote, on the CPU.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds anything but named tensors.
-    """
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(f"{shown(file)} is not a state dict written by torch.save: {reason}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{shown(file)} must hold names and tensors only: save the network's state_dict()")
-    return dict(state)
-
-
 class _Unpickler(pickle.Unpickler):
     """An unpickler to which no global exists but those of ``FUNCTIONS`` and ``CLASSES`` and torch's layers."""
 

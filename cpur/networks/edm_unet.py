@@ -10,19 +10,19 @@ from torch.nn import functional as F
 
 from cpur.errors import InputError
 from cpur.networks.edm_blocks import UNetBlock, downsample, upsample
+from cpur.networks.settings import plain_settings
 
 
 class EDMUNet(nn.Module):
     """The body of a U-Net, in EDM's names: ``enc`` and ``dec`` hold one layer a name ``<size>x<size>_<layer>``.
 
     Args:
-        arguments: those of the subclass's constructor, by their public names.
+        arguments: ``locals()`` of the subclass's constructor.
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         super().__init__()
-        plain = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
-        self.settings = {name: [*value] if isinstance(value, list | tuple) else value for name, value in plain.items()}
+        self.settings = plain_settings(arguments)
         size, multiples = self.settings["img_resolution"], self.settings["channel_mult"]
         if not multiples or size % 2 ** (len(multiples) - 1):
             raise InputError(f"img_resolution {size} cannot be halved for each of the channel_mult {multiples}")

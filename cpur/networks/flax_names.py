@@ -35,7 +35,7 @@ from torch import Tensor
 
 from cpur.networks.edm_blocks import separable
 from cpur.networks.song_unet import SongBlock, SongUNet
-from cpur.networks.state import check_state
+from cpur.state_dicts import check_state
 
 PARAMETERS = {  # for weight and bias
     "Conv": ("kernel", "bias"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from cpur.errors import InputError
-from cpur.networks.state import shape_of
+from cpur.state_dicts import shape_of
 
 
 def architecture(state: Mapping[str, Tensor]) -> dict:

@@ -26,7 +26,8 @@ from cpur.networks.openai_blocks import (
     timestep_embedding,
 )
 from cpur.networks.openai_keys import architecture
-from cpur.networks.state import check_state
+from cpur.networks.settings import plain_settings
+from cpur.state_dicts import check_state
 
 
 class OpenAIUNet(nn.Module):
@@ -70,24 +71,9 @@ class OpenAIUNet(nn.Module):
         three_first: bool = False,
         projections_2d: bool = False,
     ) -> None:
+        arguments = locals()
         super().__init__()
-        self.settings = {
-            "in_channels": in_channels,
-            "model_channels": model_channels,
-            "out_channels": out_channels,
-            "num_res_blocks": num_res_blocks,
-            "attention_resolutions": sorted(attention_resolutions),
-            "channel_mult": list(channel_mult),
-            "num_classes": num_classes,
-            "num_heads": num_heads,
-            "num_head_channels": num_head_channels,
-            "num_heads_upsample": num_heads_upsample,
-            "use_scale_shift_norm": use_scale_shift_norm,
-            "conv_resample": conv_resample,
-            "resblock_updown": resblock_updown,
-            "three_first": three_first,
-            "projections_2d": projections_2d,
-        }
+        self.settings = plain_settings(arguments) | {"attention_resolutions": sorted(attention_resolutions)}
         if not num_heads and not num_head_channels:
             raise InputError("the tensors do not tell the number of heads: give num_heads or num_head_channels")
         widths = [round(mult * model_channels) for mult in channel_mult]
