@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from cpur.errors import InputError
-from cpur.images import ImageSet, subset_rows
-from cpur.paths import anchored, shown
+from cpur.images import ImageSet, data_folder, inside, only_test, subset_rows
+from cpur.paths import shown
 from cpur.unpickle import read_arrays
 
 CLASSES = 10
@@ -31,7 +31,7 @@ WHERE = {
 
 def cifar10(split: str, root: str | None, subset: str | None) -> ImageSet:
     """The batches of the official archive."""
-    folder = _folder("cifar10", root, "cifar-10-batches-py")
+    folder = inside(data_folder("cifar10", root, WHERE["cifar10"]), "cifar-10-batches-py")
     names = BATCHES["test" if split == "test" else "train"]
     parts = [_batch(_file("cifar10", folder, name)) for name in names]
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -44,15 +44,15 @@ def cifar10(split: str, root: str | None, subset: str | None) -> ImageSet:
 
 def cifar10_1(split: str, root: str | None, subset: str | None) -> ImageSet:
     """Two thousand test images of another collection."""
-    _test_only("cifar10.1", split)
-    folder = _folder("cifar10.1", root, "datasets")
+    only_test("cifar10.1", split)
+    folder = inside(data_folder("cifar10.1", root, WHERE["cifar10.1"]), "datasets")
     data, labels = (_array(_file("cifar10.1", folder, f"cifar10.1_v6_{part}.npy")) for part in ("data", "labels"))
     return _images("cifar10.1", split, _channels_first(data, "cifar10.1_v6_data.npy"), labels, subset)
 
 
 def cifar10_c(split: str, root: str | None, subset: str | None) -> ImageSet:
     """The test images under a corruption: ``gaussian_noise-3``, or ``gaussian_noise-3/every-20``."""
-    _test_only("cifar10-c", split)
+    only_test("cifar10-c", split)
     corruption, _, rest = (subset or "").partition("/")
     name, _, severity = corruption.rpartition("-")
     if severity not in map(str, SEVERITIES) or not name:
@@ -60,7 +60,7 @@ def cifar10_c(split: str, root: str | None, subset: str | None) -> ImageSet:
             "cifar10-c needs subset: a corruption and its severity from 1 to 5, such as gaussian_noise-3; got "
             f"{subset!r}"
         )
-    folder = _folder("cifar10-c", root, "CIFAR-10-C")
+    folder = inside(data_folder("cifar10-c", root, WHERE["cifar10-c"]), "CIFAR-10-C")
     known = sorted(file.stem for file in folder.glob("*.npy") if file.stem != "labels")
     if name not in known:
         raise InputError(f"{shown(folder)} has no corruption {name}; it has {', '.join(known) or 'none'}")
@@ -71,26 +71,10 @@ def cifar10_c(split: str, root: str | None, subset: str | None) -> ImageSet:
     return _images("cifar10-c", split, _channels_first(data[rows], f"{name}.npy"), labels[rows], rest or None)
 
 
-def _folder(name: str, root: str | None, inner: str) -> Path:
-    """The folder of a data set, or the one inside ``root`` that its archive makes."""
-    if root is None:
-        raise InputError(f"{name} is not shipped: get {WHERE[name]} and give the folder as root")
-    folder = anchored(root)
-    folder = folder / inner if (folder / inner).is_dir() else folder
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {shown(folder)}: get {WHERE[name]} and give the folder as root")
-    return folder
-
-
 def _file(name: str, folder: Path, file: str) -> Path:
     if not (folder / file).is_file():
         raise InputError(f"{shown(folder)} lacks {file}: it must be {WHERE[name]}, unpacked whole")
     return folder / file
-
-
-def _test_only(name: str, split: str) -> None:
-    if split != "test":
-        raise InputError(f"{name} has test images only; got split {split!r}: take those of cifar10")
 
 
 def _batch(file: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cpur.errors import InputError
-from cpur.images import FolderSet, ImageSet, subset_rows, whole_image
+from cpur.images import FolderSet, ImageSet, data_folder, inside, only_test, subset_rows, whole_image
 from cpur.paths import anchored, shown
 from cpur.unpickle import read_arrays
 
@@ -37,12 +37,13 @@ WHERE = {
 
 def imagenet(split: str, root: str | None, subset: str | None) -> FolderSet:
     """A folder a class, sorted: the order of the 1,000 classes."""
-    return _by_class("imagenet", split, _root("imagenet", root), subset, 224, 256)
+    _check_split("imagenet", split)
+    return _by_class("imagenet", split, data_folder("imagenet", root, WHERE["imagenet"]), subset, 224, 256)
 
 
 def imagenet64(split: str, root: str | None, subset: str | None) -> ImageSet | FolderSet:
     """The official arrays where there are any, else folders."""
-    folder = _root("imagenet64", root)
+    folder = data_folder("imagenet64", root, WHERE["imagenet64"])
     _check_split("imagenet64", split)
     if not any(_arrays(folder, BATCHES[split][0])):
         return _by_class("imagenet64", split, folder, subset, 64, 64)
@@ -68,8 +69,7 @@ def imagenet_r(split: str, root: str | None, subset: str | None) -> FolderSet:
 
 def image_folder(name: str, split: str, subset: str | None) -> FolderSet:
     """Any folder with a folder a class, at the size of its first image; the one of the split, where it has such."""
-    folder = anchored(name)
-    folder = folder / split if (folder / split).is_dir() else folder
+    folder = inside(anchored(name), split)
     classes = _class_folders(folder)
     first = next((file for one in classes for file in _files(one)), None)
     if first is None:
@@ -79,8 +79,7 @@ def image_folder(name: str, split: str, subset: str | None) -> FolderSet:
 
 
 def _by_class(name: str, split: str, folder: Path, subset: str | None, size: int, resize: int) -> FolderSet:
-    _check_split(name, split)
-    folder = folder / PART[split] if (folder / PART[split]).is_dir() else folder
+    folder = inside(folder, PART[split])
     classes = _class_folders(folder)
     if len(classes) != CLASSES:
         raise InputError(
@@ -91,10 +90,8 @@ def _by_class(name: str, split: str, folder: Path, subset: str | None, size: int
 
 
 def _some_classes(name: str, split: str, root: str | None, subset: str | None) -> FolderSet:
-    if split != "test":
-        raise InputError(f"{name} has test images only; got split {split!r}")
-    folder = _root(name, root)
-    folder = folder / name if (folder / name).is_dir() else folder
+    only_test(name, split)
+    folder = inside(data_folder(name, root, WHERE[name]), name)
     classes = _class_folders(folder)
     if len(classes) != 200:
         raise InputError(f"{shown(folder)} has {len(classes)} class folders; expected 200: it must be {WHERE[name]}")
@@ -143,13 +140,6 @@ def _class_folders(folder: Path) -> list[Path]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-
-
-def _root(name: str, root: str | None) -> Path:
-    if root is None or not anchored(root).is_dir():
-        given = "" if root is None else f"there is no folder {shown(anchored(root))}: "
-        raise InputError(f"{given}{name} is not shipped: get {WHERE[name]}, and give the folder as root")
-    return anchored(root)
 
 
 def _check_split(name: str, split: str) -> None:

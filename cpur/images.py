@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from cpur.errors import InputError
-from cpur.paths import shown
+from cpur.paths import anchored, shown
 
 THREADS = 8  # that decode the files of a batch
 
@@ -117,6 +117,29 @@ def whole_image(file: Path) -> UInt8[Tensor, "3 h w"]:
             return F.pil_to_tensor(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise InputError(f"{shown(file)} is not a whole image: {error}") from error
+
+
+def data_folder(name: str, root: str | None, where: str) -> Path:
+    """The folder of a data set that is not shipped.
+
+    Raises:
+        InputError: there is none; ``where`` says what to get.
+    """
+    if root is None or not anchored(root).is_dir():
+        given = "" if root is None else f"there is no folder {shown(anchored(root))}: "
+        raise InputError(f"{given}{name} is not shipped: get {where}, and give the folder as root")
+    return anchored(root)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The folder of that name inside, where there is one, else the folder itself."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def only_test(name: str, split: str) -> None:
+    """Raises InputError for any split but ``test``."""
+    if split != "test":
+        raise InputError(f"{name} has test images only; got split {split!r}")
 
 
 def subset_rows(name: str, subset: str | None) -> slice:

@@ -125,11 +125,9 @@ def _size(value: Any) -> tuple[int, int]:
 
 def write(preprocessing: Preprocessing, file: Path) -> None:
     """Writes preprocessor_config.json, which the library reads as well."""
-    height, width = preprocessing.size or (None, None)
     values = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": preprocessing.size is not None,
-        "size": {"height": height, "width": width},
         "resample": {mode: number for number, mode in MODES.items()}[preprocessing.mode],
         "do_rescale": True,
         "rescale_factor": preprocessing.scale / 255,
@@ -137,8 +135,8 @@ def write(preprocessing: Preprocessing, file: Path) -> None:
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
     }
-    if preprocessing.size is None:
-        del values["size"]
+    if preprocessing.size is not None:
+        values["size"] = dict(zip(("height", "width"), preprocessing.size, strict=True))
     write_json(file, values)
 
 

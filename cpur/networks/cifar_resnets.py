@@ -4,6 +4,7 @@ The modules have the key names of the usual public PyTorch implementations, so t
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
@@ -40,18 +41,6 @@ class WideBlock(nn.Module):
         return shortcut + self.conv2(F.relu(self.bn2(self.conv1(a))))
 
 
-class WideStage(nn.Module):
-    """Blocks in a row under the name ``layer``; the first one strides."""
-
-    def __init__(self, channels_in: int, channels_out: int, blocks: int, stride: int) -> None:
-        super().__init__()
-        rest = (WideBlock(channels_out, channels_out, 1) for _ in range(blocks - 1))
-        self.layer = nn.Sequential(WideBlock(channels_in, channels_out, stride), *rest)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        return self.layer(x)
-
-
 class WideResNet(nn.Module):
     """WRN-depth-k: three stages of (depth - 4) / 6 blocks, of 16 k, 32 k and 64 k channels.
 
@@ -66,9 +55,9 @@ class WideResNet(nn.Module):
         blocks = _blocks(depth, 4)
         widths = [FIRST_WIDTH * widen_factor * 2**stage for stage in range(STAGES)]
         self.conv1 = _convolution(3, FIRST_WIDTH)
-        self.block1 = WideStage(FIRST_WIDTH, widths[0], blocks, 1)
-        self.block2 = WideStage(widths[0], widths[1], blocks, 2)
-        self.block3 = WideStage(widths[1], widths[2], blocks, 2)
+        self.block1 = nn.Sequential(OrderedDict(layer=_stage(WideBlock, FIRST_WIDTH, widths[0], blocks, 1)))
+        self.block2 = nn.Sequential(OrderedDict(layer=_stage(WideBlock, widths[0], widths[1], blocks, 2)))
+        self.block3 = nn.Sequential(OrderedDict(layer=_stage(WideBlock, widths[1], widths[2], blocks, 2)))
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
 
@@ -121,9 +110,9 @@ class CifarResNet(nn.Module):
         widths = [FIRST_WIDTH * 2**stage for stage in range(STAGES)]
         self.conv1 = _convolution(3, FIRST_WIDTH)
         self.bn1 = nn.BatchNorm2d(FIRST_WIDTH)
-        self.layer1 = _basic_stage(FIRST_WIDTH, widths[0], blocks, 1)
-        self.layer2 = _basic_stage(widths[0], widths[1], blocks, 2)
-        self.layer3 = _basic_stage(widths[1], widths[2], blocks, 2)
+        self.layer1 = _stage(BasicBlock, FIRST_WIDTH, widths[0], blocks, 1)
+        self.layer2 = _stage(BasicBlock, widths[0], widths[1], blocks, 2)
+        self.layer3 = _stage(BasicBlock, widths[1], widths[2], blocks, 2)
         self.fc = nn.Linear(widths[2], num_classes)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
@@ -143,9 +132,10 @@ def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Con
     return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
 
 
-def _basic_stage(channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:
-    rest = (BasicBlock(channels_out, channels_out, 1) for _ in range(blocks - 1))
-    return nn.Sequential(BasicBlock(channels_in, channels_out, stride), *rest)
+def _stage(block: type[nn.Module], channels_in: int, channels_out: int, blocks: int, stride: int) -> nn.Sequential:
+    """Blocks in a row, of which the first one strides."""
+    rest = (block(channels_out, channels_out, 1) for _ in range(blocks - 1))
+    return nn.Sequential(block(channels_in, channels_out, stride), *rest)
 
 
 def _blocks(depth: int, outside: int) -> int:

@@ -5,7 +5,7 @@ for 1-D projections, the order of their rows.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -93,15 +93,10 @@ class OpenAIUNet(nn.Module):
             attends = 2**level in attention_resolutions
             return [residual(width, out), *([attention(out, heads)] if attends else [])]
 
-        def down(width: int) -> nn.Module:
+        def resampled(width: int, plain: Callable[[], nn.Module], by_conv: Callable[[int], nn.Module]) -> nn.Module:
             if resblock_updown:
-                return residual(width, width, resample=halve())
-            return halve_by_conv(width) if conv_resample else halve()
-
-        def up(width: int) -> nn.Module:
-            if resblock_updown:
-                return residual(width, width, resample=double())
-            return double_by_conv(width) if conv_resample else double()
+                return residual(width, width, resample=plain())
+            return by_conv(width) if conv_resample else plain()
 
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, embedding_channels),
@@ -115,7 +110,7 @@ class OpenAIUNet(nn.Module):
         skips = [width]
         for level, out in enumerate(widths):
             if level > 0:
-                self.input_blocks.append(Stage(down(width)))
+                self.input_blocks.append(Stage(resampled(width, halve, halve_by_conv)))
                 skips.append(width)
             for _ in range(num_res_blocks):
                 self.input_blocks.append(Stage(*blocks(width, out, level, num_heads)))
@@ -128,7 +123,7 @@ class OpenAIUNet(nn.Module):
                 stage = blocks(width + skips.pop(), out, level, num_heads_upsample or num_heads)
                 width = out
                 if level > 0 and block == num_res_blocks:
-                    stage.append(up(width))
+                    stage.append(resampled(width, double, double_by_conv))
                 self.output_blocks.append(Stage(*stage))
         self.out = nn.Sequential(nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))
 
