@@ -180,11 +180,9 @@ def _class_order(file: Path) -> np.ndarray:
             f"{shown(file.parent)} lacks map_clsloc.txt of the development kit: the arrays number the classes in its "
             "order, and classifiers in that of their names"
         )
-    pairs = [line.split()[:2] for line in file.read_text().splitlines() if line.strip()]
-    names = sorted(name for name, _ in pairs)
-    if sorted(int(number) for _, number in pairs) != list(range(1, CLASSES + 1)):
+    lines = (line.split()[:2] for line in file.read_text().splitlines() if line.strip())
+    pairs = sorted((int(number), name) for name, number in lines)
+    if [number for number, _ in pairs] != list(range(1, CLASSES + 1)):
         raise InputError(f"{shown(file)} must number the classes from 1 to {CLASSES}")
-    order = np.zeros(CLASSES, np.int64)
-    for name, number in pairs:
-        order[int(number) - 1] = names.index(name)
-    return order
+    names = sorted(name for _, name in pairs)
+    return np.array([names.index(name) for _, name in pairs])

@@ -155,7 +155,8 @@ class UNetBlock(nn.Module):
     def attention(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Every pixel attends to all pixels; logits are divided by the root of the channels of a head."""
         qkv = self.qkv(self.norm2(x)).unflatten(1, (self.heads, -1, 3)).flatten(4)
-        query, key, value = qkv.permute(3, 0, 1, 4, 2)  # three, batch, heads, pixels, channels of the head
+        # three, batch, heads, pixels, channels of the head; contiguous, since fused attention wants it
+        query, key, value = qkv.permute(3, 0, 1, 4, 2).contiguous()
         y = F.scaled_dot_product_attention(query, key, value)
         return self.proj(y.transpose(2, 3).reshape(x.shape))
 

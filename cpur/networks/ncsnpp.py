@@ -137,31 +137,27 @@ def _told_by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def _attended(shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, Any]) -> list[int]:
     """The resolutions of attention: as given where the widths of the attention blocks agree, or the only ones."""
-    blocks, levels = known["num_res_blocks"], range(len(known["ch_mult"]))
-    multiples = [shape[0] / known["nf"] for shape in _numbered(shapes, "AttnBlockpp", "NIN_0/W", 2)]
-
-    def agree(chosen: tuple[int, ...]) -> bool:
-        places = *(i for i in chosen for _ in range(blocks)), levels[-1], *reversed(chosen)
-        return [known["ch_mult"][i] for i in places] == multiples
-
-    size = known["image_size"]
-    every = [chosen for n in range(len(levels) + 1) for chosen in combinations(levels, n) if agree(chosen)]
-    options = [[size >> i for i in chosen] for chosen in every]
+    sizes = [known["image_size"] >> level for level in range(len(known["ch_mult"]))]
+    width = {size: known["nf"] * multiple for size, multiple in zip(sizes, known["ch_mult"], strict=True)}
+    found = [shape[0] for shape in _numbered(shapes, "AttnBlockpp", "NIN_0/W", 2)]
+    options = []
+    for chosen in (chosen for n in range(len(sizes) + 1) for chosen in combinations(sizes, n)):
+        places = *(size for size in chosen for _ in range(known["num_res_blocks"])), sizes[-1], *reversed(chosen)
+        if [width[size] for size in places] == found:
+            options.append([*chosen])
     if not options:
-        raise InputError(f"the parameters do not fit an NCSN++: no levels have its {len(multiples)} AttnBlockpp")
-    fit = " or ".join(map(str, options))
+        raise InputError(f"the parameters do not fit an NCSN++: no levels have its {len(found)} AttnBlockpp")
+    fit = f"{' or '.join(map(str, options))} of an image_size of {sizes[0]}"
     if "attn_resolutions" in known:
-        given = {size >> i for i in levels}.intersection(known["attn_resolutions"])
-        if given not in map(set, options):
+        given = [size for size in sizes if size in known["attn_resolutions"]]
+        if given not in options:
             raise InputError(
-                f"attn_resolutions is {known['attn_resolutions']} in the arguments, but {fit} by the parameters, for "
-                f"an image_size of {size}"
+                f"attn_resolutions is {known['attn_resolutions']} in the arguments, but {fit} by the parameters"
             )
-        return known["attn_resolutions"]
+        return given
     if len(options) > 1:
         raise InputError(
-            f"attn_resolutions is needed, since the parameters fit {fit} of an image_size of {size}: take it from the "
-            "model's configuration"
+            f"attn_resolutions is needed, since the parameters fit {fit}: take it from the model's configuration"
         )
     return options[0]
 
