@@ -134,8 +134,8 @@ def _row(header: dict[str, Any], frame: pd.DataFrame, epsilons: Sequence[float])
 def find_cascades(config: MultiscaleConfig) -> dict[str, LevelCounts]:
     """The cascades that the records of its levels allow, in its folder of records and in ``cascade`` below.
 
-    They are those of the same images and the same classifier. The keys are the purifiers. Of the numbers of images and n
-    that a purifier has at every level, the largest is taken, and a purifier without complete records of plan fixed of
+    They are those of the same images and the same classifier. The keys are the purifiers. Of the numbers of images and
+    n that a purifier has at every level, the largest is taken, and a purifier without complete records of plan fixed of
     that size is left out.
     """
     same = ("dataset", "subset", "classifier", "classifier_checkpoint")

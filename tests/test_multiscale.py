@@ -56,7 +56,7 @@ def test_levels_are_the_records_of_each_sigma(levels, folder):
 def test_a_larger_record_of_one_level_hides_no_cascade(levels, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "records")
     certify_dataset(CertifyConfig(**SMALL | {"n": 300}, sigma=0.5, records_dir=str(tmp_path / "records")))
-    found = find_cascades(str(tmp_path / "records"), "digits", (0.25, 0.5, 1.0))
+    found = find_cascades(MultiscaleConfig(records_dir=str(tmp_path / "records")))
     assert found["onestep-edm"].counts.tolist() == levels.counts.tolist()
 
 

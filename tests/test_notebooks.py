@@ -28,7 +28,6 @@ RUNS = {  # the others read records only, and are run as pages of the book by te
     "transport": [{"purifiers": ["onestep-edm", "consistency"], "sigmas": [0.5], "seeds": 1}],
     "pretrain": [{}, {"train": True, "effort": 0.002}],
 }
-WITHOUT_FIGURES = {"checkpoints"}
 
 
 def run(name, target, **parameters):
@@ -60,7 +59,7 @@ def test_notebook_runs(name, tmp_path):
         done = run(name, tmp_path / f"{number}.ipynb", **parameters, **extra)
         assert all(cell.get("outputs") is not None for cell in done.cells if cell.cell_type == "code")
         text = json.dumps(done)
-        assert ("image/png" in text) is (name not in WITHOUT_FIGURES)
+        assert ("image/png" in text) is (name != "checkpoints")
         assert "it/s" not in text  # no frozen progress bar
         assert '"widgets"' not in text
 
