@@ -201,11 +201,14 @@ def conventions(folder: Path) -> tuple[str, dict]:
 def read_json(file: Path) -> dict:
     """Reads a JSON object, or raises InputError with the file's name."""
     try:
-        return json.loads(file.read_text())
+        values = json.loads(file.read_text())
     except FileNotFoundError:
         raise InputError(f"{paths.shown(file.parent)} lacks {file.name}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{paths.shown(file)} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{paths.shown(file)} holds a {type(values).__name__}; expected an object, in braces")
+    return values
 
 
 def write_json(file: Path, value: dict) -> None:

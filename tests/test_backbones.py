@@ -352,7 +352,7 @@ def test_preprocessing_in_the_words_of_the_library(tmp_path, rejected):
         with rejected(match):
             found(**values)
     file.write_text("[]")
-    with rejected("wrong kind"):
+    with rejected("holds a list; expected an object"):
         read(file)
 
 

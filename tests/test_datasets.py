@@ -134,7 +134,7 @@ def test_masked_logits():
         def forward(self, x):
             return logits
 
-    assert SomeClasses(Fixed(), (4, 1))(torch.zeros(2)).tolist() == [[4.0, 1.0], [10.0, 7.0]]
+    assert SomeClasses(Fixed(), (4, 1))(torch.zeros(2, 3, 1, 1)).tolist() == [[4.0, 1.0], [10.0, 7.0]]
 
 
 def test_any_folder(tmp_path):
