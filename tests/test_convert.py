@@ -113,6 +113,20 @@ def test_a_published_edm_or_ect_model(name, tmp_path):
 
 @needs_golden
 @torch.inference_mode()
+def test_a_published_edm_model_with_classes(tmp_path):
+    folder = "04_edm_preconditioned/edm_adm_labels"
+    config, data = golden(folder)
+    target = convert(GOLDEN / folder / "checkpoint.pt", tmp_path / "net", "edm", arguments_of(config))
+    network, purifier = load_network(target), load_purifier("onestep-edm", target)
+    labels = torch.from_numpy(data["class_labels_onehot"]).argmax(1)
+    for i, sigma in enumerate(torch.from_numpy(data["sigma"])):
+        x, t = torch.from_numpy(data["x_noisy"][i]), sigma.expand(len(labels))
+        c_skip, c_out, c_in = (c.view(-1, 1, 1, 1) for c in purifier.scalings(t))
+        close(c_skip * x + c_out * network(c_in * x, purifier.c_noise * t.log(), labels), data["denoised"][i])
+
+
+@needs_golden
+@torch.inference_mode()
 def test_a_published_jax_model(tmp_path):
     folder = "06_jax_ncsnpp_consistency/ncsnpp_cd_small"
     config, data = golden(folder)

@@ -1,8 +1,12 @@
 """Purifiers against closed forms."""
 
+import json
 import math
+import os
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +23,7 @@ from cpur.purifiers import (
 )
 from cpur.schedules import alphas_cumprod, consistency_scalings, edm_scalings, karras_sigmas, timestep_of
 
+GOLDEN = Path(os.environ.get("CPUR_GOLDEN", "/nowhere")) / "05_edm_sampler"
 S = 0.3  # standard deviation of the Gaussian data, on [0, 1] pixels with mean 0
 
 
@@ -99,6 +104,38 @@ def test_pf_ode_of_gaussian_data(x, sigma):
     """The flow scales x by S / sqrt(S^2 + sigma^2)."""
     end = PFODE(gaussian_mean, steps=400).denoise(x, sigma)
     assert torch.allclose(end, x * S / math.sqrt(S**2 + sigma**2), atol=2e-5)
+
+
+def mixture_mean(weights, means, std):
+    """The posterior mean of a mixture of Gaussians in the channels of an image of one pixel."""
+
+    def denoise(x, sigma):
+        variance = std**2 + sigma.view(-1, 1) ** 2
+        offsets = x[:, None, :, 0, 0] - means  # n K d
+        logits = weights.log() - (offsets**2).sum(-1) / (2 * variance) - means.shape[1] / 2 * variance.log()
+        each = means + (std**2 / variance)[..., None] * offsets
+        return (logits.softmax(1)[..., None] * each).sum(1)[:, :, None, None]
+
+    return denoise
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="CPUR_GOLDEN does not name the folder of the reference vectors")
+def test_pf_ode_is_the_reference_sampler():
+    config, arrays = json.loads((GOLDEN / "config.json").read_text()), np.load(GOLDEN / "io.npz")
+    gaussian, mixture = config["gaussian"], config["mixture"]
+    data = {"gaussian": ([1.0], [gaussian["mu"]], [gaussian["s"]])}
+    data["mixture"] = [mixture[key] for key in ("weights", "means", "std")]
+    means = {
+        name: mixture_mean(*(torch.tensor(value, dtype=torch.float64) for value in values))
+        for name, values in data.items()
+    }
+    for run in config["runs"]:
+        for name, denoise in means.items():
+            start, end = (torch.from_numpy(arrays[f"{run['tag']}_{name}_{what}"]) for what in ("start", "end"))
+            purifier = PFODE(denoise, run["num_steps"], run["sigma_min"], run["rho"])
+            assert purifier.network_calls == run["denoiser_calls"]
+            found = purifier.denoise(start[:, :, None, None], run["sigma_max"])[:, :, 0, 0]
+            torch.testing.assert_close(found, end, rtol=1e-10, atol=1e-12)
 
 
 def test_heun_is_of_second_order(x):
