@@ -124,19 +124,28 @@ def load_torchvision(checkpoint: str | Path, model: str) -> Backbone:
     The preprocessing is that of the published weights of the file's name, else of the model's default weights. As
     where torchvision loads published weights, Inception and GoogLeNet turn their input into their own normalisation.
     """
-    if model not in torchvision.models.list_models(module=torchvision.models):
-        raise InputError(f"torchvision has no classification model {model!r}: take one such as resnet50 or vit_b_16")
+    _check_model(model)
     file, written = _source(checkpoint)
     state, normalisation = read_weights(file)
     for key in [key for key in state if OLD_DENSENET.search(key)]:
         state[OLD_DENSENET.sub(r"\1\2.", key)] = state.pop(key)
     published = torchvision.models.get_model_weights(model)
-    preset = next((entry for entry in published if entry.url.endswith(f"/{file.name}")), published.DEFAULT).transforms()
-    size = (preset.crop_size[0],) * 2
-    settings = written or Preprocessing(size, preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
+    entry = next((entry for entry in published if entry.url.endswith(f"/{file.name}")), published.DEFAULT)
+    settings = written or _published(entry)
     network = _untrained(model, state, settings.size)
     fit(network, state)
     return Backbone(network, replace(settings, **normalisation))
+
+
+def _check_model(model: str) -> None:
+    if model not in torchvision.models.list_models(module=torchvision.models):
+        raise InputError(f"torchvision has no classification model {model!r}: take one such as resnet50 or vit_b_16")
+
+
+def _published(weights: torchvision.models.WeightsEnum) -> Preprocessing:
+    preset = weights.transforms()
+    size = (preset.crop_size[0],) * 2
+    return Preprocessing(size, preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
 
 
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")  # names in torchvision's files, without a hook
@@ -169,15 +178,37 @@ def load_cifar(checkpoint: str | Path, network: type[nn.Module], std: tuple[floa
     settings_agree(settings, wanted)
     model = on_meta(network, settings)
     fit(model, state)
-    usual = Preprocessing((32, 32), "bilinear", CIFAR_MEAN, std)
-    return Backbone(model, replace(written or usual, **normalisation))
+    return Backbone(model, replace(written or _usual(std), **normalisation))
+
+
+def new_backbone(name: str, num_classes: int) -> Backbone:
+    """An untrained network, behind the preprocessing of its usual weights.
+
+    Raises:
+        InputError: a name of none, or a model of transformers, which has no sizes without a checkpoint.
+    """
+    if name in CIFAR:
+        network, std, settings = CIFAR[name]
+        return Backbone(network(**settings, num_classes=num_classes), _usual(std))
+    model = name.removeprefix(TORCHVISION)
+    if model == name:
+        raise InputError(f"{name} cannot be trained from scratch: take torchvision:<model> or {' or '.join(CIFAR)}")
+    _check_model(model)
+    settings = _published(torchvision.models.get_model_weights(model).DEFAULT)
+    return Backbone(_made(model, num_classes=num_classes), settings)
+
+
+def _usual(std: tuple[float, ...]) -> Preprocessing:
+    return Preprocessing((32, 32), "bilinear", CIFAR_MEAN, std)
 
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-BACKBONES: dict[str, Callable[[str | Path], Backbone]] = {
-    "transformers": load_transformers,
-    "wrn-28-10": partial(load_cifar, network=WideResNet, std=(0.2471, 0.2435, 0.2616), depth=28, widen_factor=10),
-    "resnet110": partial(load_cifar, network=CifarResNet, std=(0.2023, 0.1994, 0.2010), depth=110),
+CIFAR: dict[str, tuple[type[nn.Module], tuple[float, ...], dict[str, int]]] = {  # with the usual std, and the sizes
+    "wrn-28-10": (WideResNet, (0.2471, 0.2435, 0.2616), {"depth": 28, "widen_factor": 10}),
+    "resnet110": (CifarResNet, (0.2023, 0.1994, 0.2010), {"depth": 110}),
+}
+BACKBONES: dict[str, Callable[[str | Path], Backbone]] = {"transformers": load_transformers} | {
+    name: partial(load_cifar, network=network, std=std, **sizes) for name, (network, std, sizes) in CIFAR.items()
 }
 
 

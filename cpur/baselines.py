@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from cpur import checkpoints, paths
 from cpur.arithmetic import Arithmetic
 from cpur.augment import crop_and_flip, resized_crop_and_flip, small_jitter
+from cpur.backbones import CIFAR, is_backbone, new_backbone
 from cpur.classifiers import CLASSIFIERS, load_classifier, save_classifier
 from cpur.data import load_dataset
 from cpur.errors import InputError, choose
@@ -78,7 +79,7 @@ class Training:
         self.augment = AUGMENTATIONS[config.preset]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(NoiseKey(config.seed, "initialisation", 0).torch_seed(0))
-            self.model = new_classifier(config.classifier).to(self.device)
+            self.model = new_classifier(config.classifier, self.data.num_classes).to(self.device)
         options = {"momentum": config.momentum, "weight_decay": config.weight_decay, "nesterov": config.momentum > 0}
         self.optimizer = torch.optim.SGD(self.model.parameters(), config.lr, **options)
         self.decay = torch.optim.lr_scheduler.StepLR(self.optimizer, config.decay_every, 0.1)
@@ -154,9 +155,11 @@ class Training:
         return Baseline(folder, history, self.seconds)
 
 
-def new_classifier(name: str) -> nn.Module:
+def new_classifier(name: str, num_classes: int) -> nn.Module:
     """An untrained network by its name; a function ``module:function`` says itself what its weights are."""
+    if is_backbone(name):
+        return new_backbone(name, num_classes)
     if ":" in name:
         return load_classifier(name)
-    choose("classifier", name, CLASSIFIERS)
+    choose("classifier", name, (*CLASSIFIERS, *CIFAR, "torchvision:<model>", "module:function"))
     return CLASSIFIERS[name]()

@@ -321,8 +321,9 @@ def train(config: Annotated[BaselineConfig, tyro.conf.arg(name="")]) -> None:
 
     trained = Training(config).run(partial(bar, unit="epoch"))
     print(f"{trained.seconds:.0f} s, mean loss of the last epoch {trained.history.loss.iloc[-1]:.4f}")
-    folder = paths.shown(trained.folder)
-    print(f"certify it: cpur certify --purifier none --classifier-checkpoint {folder} --sigma {config.sigma:g}")
+    data = f"--dataset {config.dataset}" + (f" --root {config.root}" if config.root else "")
+    model = f"--classifier {config.classifier} --classifier-checkpoint {paths.shown(trained.folder)}"
+    print(f"certify it: cpur certify {data} --purifier none {model} --sigma {config.sigma:g}")
 
 
 COMMANDS = (certify, cascade, merge, plan, show, table, export, verify, audit, train, convert)

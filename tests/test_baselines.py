@@ -1,18 +1,21 @@
 """The methods without diffusion: their losses by hand, training that resumes, certified selection."""
 
 import json
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_datasets import cifar_folder
 from torch.nn import functional as F
 
-from cpur import CertifyConfig, certify_dataset, load_classifier, load_record
+from cpur import CertifyConfig, certify_dataset, cli, load_classifier, load_dataset, load_record
 from cpur.aces import CERTIFIED, CORE, EntropySelector, combined, entropy_selector
 from cpur.augment import crop_and_flip, jitter, resized_crop_and_flip
 from cpur.baselines import Training, consistency_regularization
 from cpur.recipes import BaselineConfig
+from cpur.records import record_files
 
 SMALL = {"epochs": 3, "batch_size": 200}
 
@@ -59,6 +62,37 @@ def test_training_resumes_bit_for_bit(tmp_path):
     for one, two in zip(*(load_classifier("digits-cnn", b.folder).parameters() for b in (whole, again)), strict=True):
         assert torch.equal(one, two)
     assert json.loads((again.folder / "trained.json").read_text())["lam"] == 5.0
+
+
+@pytest.mark.parametrize("classifier", ["resnet110", "torchvision:resnet18"])
+def test_published_networks_are_trained_from_scratch(classifier, tmp_path):
+    cifar_folder(tmp_path, rows=2)
+    values = {"preset": "cifar10", "dataset": "cifar10", "root": str(tmp_path), "epochs": 1, "batch_size": 5}
+    training = Training(BaselineConfig(**values, classifier=classifier, out=str(tmp_path / "run")))
+    trained = training.run()
+    loaded = load_classifier(classifier, trained.folder).eval()
+    x = load_dataset("cifar10", "test", str(tmp_path)).batch(torch.arange(2))
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), training.model.eval()(x))
+
+
+def test_the_printed_command_certifies_what_was_trained(tmp_path, capsys, monkeypatch):
+    cli.train(BaselineConfig(epochs=1, out=str(tmp_path / "run")))
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("certify it: ").split()
+    small = ["--n", "20", "--n0", "5", "--num-images", "2", "--records-dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*command, *small])
+    cli.main()
+    (file,) = record_files(tmp_path)
+    assert (
+        load_record(file)[0]["config"]["classifier_checkpoint"] == command[command.index("--classifier-checkpoint") + 1]
+    )
+
+
+def test_what_cannot_be_trained_is_named(rejected):
+    with rejected("transformers cannot be trained from scratch: take torchvision:<model> or wrn-28-10 or resnet110"):
+        Training(BaselineConfig(classifier="transformers"))
+    with rejected("classifier must be one of"):
+        Training(BaselineConfig(classifier="resnet"))
 
 
 def test_training_lowers_the_loss_and_certifies(tmp_path):
