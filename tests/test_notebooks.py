@@ -26,7 +26,7 @@ RUNS = {  # the others read records only, and are run as pages of the book by te
     "multiscale": [SMALL],
     "finetune": [{"steps": 3, "batch_size": 16, "n": 100, "num_images": 4, "train": "both"}],
     "transport": [{"purifiers": ["onestep-edm", "consistency"], "sigmas": [0.5], "seeds": 1}],
-    "pretrain": [{}, {"train": True, "effort": 0.002}],
+    "pretrain": [{"train": True, "effort": 0.002}],
 }
 
 

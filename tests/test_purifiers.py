@@ -132,7 +132,7 @@ def test_pf_ode_is_the_reference_sampler():
     for run in config["runs"]:
         for name, denoise in means.items():
             start, end = (torch.from_numpy(arrays[f"{run['tag']}_{name}_{what}"]) for what in ("start", "end"))
-            purifier = PFODE(denoise, run["num_steps"], run["sigma_min"], run["rho"])
+            purifier = PFODE(denoise, run["num_steps"], run["sigma_min"], float(run["rho"]))
             assert purifier.network_calls == run["denoiser_calls"]
             found = purifier.denoise(start[:, :, None, None], run["sigma_max"])[:, :, 0, 0]
             torch.testing.assert_close(found, end, rtol=1e-10, atol=1e-12)
