@@ -127,7 +127,7 @@ def test_without_an_output_path_the_notebook_goes_to_stdout(tmp_path):
 
 def test_a_killed_notebook_goes_on_where_it_stopped(tmp_path):
     """SIGKILL in mid-run; the next run keeps every line and repeats none."""
-    parameters = SMALL | {"num_images": 200, "n": 2000, "batch_size": 250, "records_dir": str(tmp_path)}
+    parameters = SMALL | {"num_images": 200, "n": 500, "batch_size": 250, "records_dir": str(tmp_path)}
     flags = [part for name, value in parameters.items() for part in ("-p", str(name), str(value))]
     command = [sys.executable, "-m", "papermill", str(root() / "notebooks/certify.ipynb"), str(tmp_path / "a.ipynb")]
     two = {"env": os.environ | {"OMP_NUM_THREADS": "2"}}  # samplers side by side
@@ -135,7 +135,7 @@ def test_a_killed_notebook_goes_on_where_it_stopped(tmp_path):
         [*command, *flags], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, **two
     ) as process:
         kept = kill_when_lines(process, tmp_path, 5)
-    last = SMALL | {"num_images": 200, "n": 2000, "batch_size": 250}
+    last = SMALL | {"num_images": 200, "n": 500, "batch_size": 250}
     run("certify", tmp_path / "b.ipynb", records_dir=str(tmp_path), **last)
     (file,) = tmp_path.glob("*.jsonl")
     assert file.read_bytes().startswith(kept)
