@@ -175,8 +175,12 @@ def certify_dataset(
     before = lines_so_far(file)
     todo = (index for index in share.indices(config.num_images) if index not in before)
     lines = share.counted(certify_images(job, todo))
-    for line in progress(lines, [*before.values()], config.num_images) if progress else lines:
-        record.append(line)
+    try:
+        for line in progress(lines, [*before.values()], config.num_images) if progress else lines:
+            record.append(line)
+    except InputError:
+        record.close()
+        raise
     return record
 
 

@@ -125,6 +125,11 @@ class Record:
             ) from error
         self.rows.append(line)
 
+    def close(self) -> None:
+        """Removes a record that holds no image: bad input leaves nothing behind."""
+        if not self.rows:
+            self.file.unlink(missing_ok=True)
+
     def _write(self, line: dict[str, Any]) -> None:
         if self.file.suffix == PACKED:
             packed, self.file = self.file, self.file.with_suffix("")

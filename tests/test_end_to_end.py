@@ -122,3 +122,12 @@ def test_notebooks_take_a_readers_files(name, values, tmp_path):
     done = papermill.execute_notebook(notebook, tmp_path / "run.ipynb", parameters, progress_bar=False, cwd=tmp_path)
     assert "image/png" in json.dumps(done)
     assert list((tmp_path / "records").glob("cifar10-*.jsonl"))
+
+
+def test_images_of_another_size_leave_no_record(tmp_path, rejected):
+    config = CertifyConfig(
+        purifier="onestep-ddpm", checkpoint=str(improved_diffusion(tmp_path)), records_dir=str(tmp_path / "records")
+    )
+    with rejected(r"takes images of 3 channels and sides that are multiples of 2; got \[1, 8, 8\]"):
+        certify_dataset(config)
+    assert not list((tmp_path / "records").iterdir())
