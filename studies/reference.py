@@ -32,8 +32,14 @@ def literal(text: str) -> str:
 
 
 def tidy(app, what: str, name: str, obj: Any, options, signature: str | None, returns: str | None):
-    """Defaults that a function makes, as an ellipsis: ``<factory>`` is no Python."""
-    return signature and signature.replace("<factory>", "..."), returns
+    """Names ``ArrayLike``, which is spelled out else, and gives defaults that a function makes as an ellipsis."""
+    from numpy.typing import ArrayLike
+    from sphinx.util.typing import stringify_annotation
+
+    names = {"<factory>": "...", stringify_annotation(ArrayLike, "smart"): "ArrayLike"}
+    for long, short in names.items():
+        signature = signature and signature.replace(long, short)
+    return signature, returns
 
 
 def setup(app) -> dict[str, Any]:
