@@ -1,5 +1,8 @@
 """A Sphinx extension: papermill runs the pages of the book that are missing or stale, before Sphinx reads.
 
+Scripts for formulas and widgets come from ``book/_assets`` where ``make assets`` has put them there; a built page
+then asks for nothing outside the book.
+
 ``book/pages.yml`` names for each page its notebook, the parameters, and the files it reads. A page is
 stale when the notebook, the parameters or one of those files has changed since it was run; a digest stands
 beside it. A change of package code makes no page stale: ``FRESH=1`` runs every page anew.
@@ -17,6 +20,8 @@ import yaml
 from cpur import __version__
 from cpur.errors import InputError
 from cpur.paths import root, shown
+
+ASSETS = "_assets"  # below the book; studies.assets fills it
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,18 @@ class Page:
             partial.unlink(missing_ok=True)
         self.stamp.write_text(digest + "\n")
 
+    def keep_place(self, reason: str) -> None:
+        """Writes a page that says why there is none, so that contents and links hold; it stays stale."""
+        import nbformat
+
+        self.stamp.unlink(missing_ok=True)
+        first = nbformat.read(self.notebook, as_version=4).cells[0].source.split("\n")[0].removeprefix("# ")
+        text = (
+            f"# {self.title or first}\n\nThis page is missing, because its notebook failed:\n\n```text\n{reason}\n```"
+        )
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), self.output)
+
 
 def read_pages(file: Path) -> list[Page]:
     """Reads ``pages.yml``; paths are relative to the repository, outputs to the book.
@@ -89,29 +106,67 @@ def read_pages(file: Path) -> list[Page]:
     return pages
 
 
+def describe(error: Exception, source: Path) -> str:
+    """One line on why a notebook failed: the code cell, its first line, and the error; cells count from 1."""
+    import nbformat
+
+    if not hasattr(error, "ename"):  # of papermill.exceptions.PapermillExecutionError; a kernel that died has none
+        return f"{shown(source)} failed: {type(error).__name__}: {error}".split("\n")[0]
+    cells = [cell.source for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "code"]
+    # papermill's own count includes the cell of parameters that it adds
+    number = cells.index(error.source) + 1 if error.source in cells else "of parameters"
+    line = error.source.strip().split("\n")[0]
+    return f"code cell {number} of {shown(source)} failed at `{line}`: {error.ename}: {error.evalue}".split("\n")[0]
+
+
 def make_pages(app, config) -> None:
-    """Runs what is missing or stale; a page that fails is named, and the others are built."""
-    from papermill.exceptions import PapermillExecutionError
+    """Runs what is missing or stale; a page that fails is named and its place is kept, and the others are built."""
+    from sphinx.errors import ConfigError
     from sphinx.util import logging
 
     logger = logging.getLogger(__name__)
-    for page in read_pages(Path(app.srcdir) / "pages.yml"):
+    try:
+        pages = read_pages(Path(app.srcdir) / "pages.yml")
+    except InputError as error:
+        raise ConfigError(str(error)) from error
+    for page in pages:
         if os.environ.get("FRESH") or page.is_stale():
             logger.info("running %s for %s", shown(page.notebook), page.output.name)
             try:
                 page.run()
-            except PapermillExecutionError as error:
-                logger.warning(
-                    "page %s: cell %s of %s failed: %s: %s",
-                    page.output.name,
-                    error.exec_count,
-                    shown(page.notebook),
-                    error.ename,
-                    error.evalue,
-                )
+            except Exception as error:  # whatever one page does, the rest of the book is built
+                reason = describe(error, page.notebook)
+                page.keep_place(reason)
+                logger.warning("page %s: %s", page.output.name, reason)
+
+
+def work_offline(app, config) -> None:
+    """Names the fetched scripts where they are there, and says in a sentence what to do where they are not."""
+    from sphinx.util import logging
+
+    if not (Path(app.srcdir) / ASSETS / "pins.json").is_file():
+        logging.getLogger(__name__).info(
+            "%s is not there, so formulas and widgets will need the internet: run `make book` for a book that does not",
+            f"{Path(app.srcdir).name}/{ASSETS}",
+        )
+        return
+    config.html_static_path = [*config.html_static_path, ASSETS]
+    config.mathjax_path = "mathjax/tex-mml-chtml.js"
+    # the manager looks for widgets it does not know below that address, which is by default a public server's
+    local = {"data-jupyter-widgets-cdn": "widgets/"}
+    config.nb_ipywidgets_js = {"widgets/require.js": {}, "widgets/embed-amd.js": local}
+
+
+def leave_out_thebe(app, config) -> None:
+    """Jupyter Book brings a launcher of remote kernels to every page; this book has none, and asks for nothing."""
+    for listener in [each for event in app.events.listeners.values() for each in event]:
+        if listener.handler.__module__ == "sphinx_thebe":
+            app.disconnect(listener.id)
+    app.registry.css_files = [each for each in app.registry.css_files if each[0] != "sphinx-thebe.css"]
 
 
 def setup(app) -> dict[str, Any]:
     """Registers the extension."""
-    app.connect("config-inited", make_pages, priority=0)
-    return {"version": __version__, "parallel_read_safe": True}
+    for step in (make_pages, work_offline, leave_out_thebe):
+        app.connect("config-inited", step, priority=0)
+    return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
