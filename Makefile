@@ -64,6 +64,7 @@ ablations: $(READY)
 	$(BIN)/python -m studies.shift
 	$(BIN)/python -m studies.baselines
 	$(BIN)/python -m studies.attacks
+	$(BIN)/python -m studies.sampling
 
 records: $(READY)
 	$(BIN)/python -m studies.records

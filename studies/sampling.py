@@ -19,6 +19,7 @@ from cpur.classifiers import BaseClassifier
 from cpur.config import CertifyConfig
 from cpur.data import load_dataset
 from cpur.engine import record_file
+from cpur.errors import InputError
 from cpur.measures import purified_images
 from cpur.purifiers import Purifier
 from cpur.records import load_record, standing
@@ -33,6 +34,7 @@ MEASURED = (0.25, 0.5, 1.0)  # whose transport is measured
 NOISE_SEEDS = (0, 1, 2)  # of the transport
 STEPS = {"heun": (2, 3, 5, 8), "euler": (2, 3, 5, 9), "consistency": (2, 3), "features": (2,)}
 SIGMA_MINS = (0.001, 0.01, 0.05)  # tried for the last level of the ODE before 0; EDM's own is the first
+MARGIN = 0.001  # of the share of right votes: less than that is no reason to leave the first value
 RATIOS = (0.1, 0.25, 0.5)  # tried for the noise that multi-step consistency sampling adds, over that before
 VALUES = {"heun": SIGMA_MINS, "euler": SIGMA_MINS, "consistency": RATIOS, "features": RATIOS}
 TITLES = {
@@ -44,12 +46,13 @@ TITLES = {
 }
 CHOICES, TRANSPORT = "choices.csv", "transport.csv"
 RECORDS = "records/sampling"
-# One network call: the purifiers of the other pages.
+# The purifiers of the other pages: those of one network call, and Heun's method on EDM's own grid.
 ONE_CALL = {
     "onestep-edm": {"purifier": "onestep-edm"},
     "consistency": {"purifier": "consistency"},
     "features": {"purifier": "consistency", "checkpoint": TUNED},
 }
+PF_ODE = ("heun", 8, SIGMA_MINS[0])
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Row:
         """The part of its configuration that names it."""
         if self.value is None:
             return ONE_CALL[self.family]
+        if (self.family, self.steps, self.value) == PF_ODE:
+            return {"purifier": "pf-ode"}
         text = f"{Spec(self.family, self.steps, self.value)}@{self.sigma:g}"
         return {"purifier": "none", "classifier": "studies.samplers:sampled", "classifier_checkpoint": text}
 
@@ -134,8 +139,14 @@ class Study:
         return shared if shared.is_file() else packed_record(self.config(row), self.folder)
 
     def load(self, row: Row) -> tuple[dict, pd.DataFrame]:
-        """The record of a row."""
-        return load_record(self.file(row))
+        """The record of a row.
+
+        Raises:
+            InputError: it is missing.
+        """
+        if not (file := self.file(row)).is_file():
+            raise InputError(f"{paths.shown(file)} is missing: `python -m studies.sampling` makes it")
+        return load_record(file)
 
     def make_all(self) -> None:
         """Makes what is missing."""
@@ -163,10 +174,15 @@ class Study:
 
 @cache
 def chosen(file: Path) -> dict[tuple[str, float], float]:
-    """The value of each sampler's schedule at each noise level with the largest share of right votes."""
-    table = pd.read_csv(file)
-    best = table.loc[table.groupby(["sampler", "sigma"], sort=False).right.idxmax()]
-    return {(row.sampler, row.sigma): row.value for row in best.itertuples()}
+    """The value of each sampler's schedule at each noise level with the largest share of right votes.
+
+    The first value is kept where the best one gains less than ``MARGIN``.
+    """
+    found = {}
+    for key, tried in pd.read_csv(file).groupby(["sampler", "sigma"], sort=False):
+        best = tried.loc[tried.right.idxmax()]
+        found[key] = float((best if best.right - tried.right.iloc[0] >= MARGIN else tried.iloc[0]).value)
+    return found
 
 
 def right_votes(purifier: Purifier, sigma: float, votes: int) -> float:
@@ -194,7 +210,7 @@ def transports(rows: Sequence[Row], seeds: Sequence[int] = NOISE_SEEDS) -> Itera
             with torch.inference_mode():
                 right.append((classifier(images).argmax(1) == data.labels).double().numpy())
         values = {"T": np.mean(moved, 0), "right": 100 * np.mean(right, 0)}
-        reference = reference or values
+        reference = reference or dict(values)
         values |= {f"{name}_more": values[name] - reference[name] for name in reference}
         line = {"sampler": row.family, "steps": row.steps, "sigma": row.sigma, "calls": row.calls, "images": len(data)}
         for name, per_image in values.items():
