@@ -112,9 +112,15 @@ def consistency_models(source: Path, arguments: Arguments) -> Converted:
     """OpenAI's ImageNet-64 models; ``distillation`` False is their EDM teacher.
 
     Discretely trained models know ``num_scales`` times, 40 by default; None conditions on the exact time.
+    With ``unconditional`` the class embeddings give way to their mean, one token to be learned.
     """
     distilled = bool(arguments.get("distillation", True))
-    return Converted(_openai(source, arguments), _preconditioning(distilled, 250.0, arguments, num_scales=40))
+    network = _openai(source, arguments)
+    if arguments.get("unconditional", False):
+        if not network.num_classes:
+            raise InputError("the network knows no classes: leave out the argument unconditional")
+        network = network.unconditional()
+    return Converted(network, _preconditioning(distilled, 250.0, arguments, num_scales=40))
 
 
 def edm(source: Path, arguments: Arguments) -> Converted:
