@@ -1,5 +1,6 @@
 """The figures of the notebooks: each function draws one and returns it."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,18 +39,32 @@ def certified_accuracy_curves(records: Sequence[tuple[dict[str, Any], pd.DataFra
     """Certified accuracy against the radius with 95% Wilson intervals over images.
 
     A record of plan ``fixed`` is a step curve with a band; one of a plan that stops early is known at its epsilons,
-    and drawn as points.
+    and drawn as points. There is one panel a noise level.
     """
-    figure, axes = subplots(figsize=(6.4, 3.6))
-    for color, (header, frame) in zip(sns.color_palette(PALETTE), records, strict=False):
-        label = f"{row_label(header)} (n = {header['config']['n']:,}, {len(frame)} images)"
+    names = [f"{row_label(h)} (n = {h['config']['n']:,}, {len(frame)} images)" for h, frame in records]
+    colors = dict(zip(dict.fromkeys(names), itertools.cycle(sns.color_palette(PALETTE)), strict=False))
+    sigmas = list(dict.fromkeys(header["config"]["sigma"] for header, _ in records))
+    figure, grid = subplots(1, len(sigmas), figsize=(max(6.4, 3.2 * len(sigmas)), 3.6), sharey=True, squeeze=False)
+    panels = dict(zip(sigmas, grid[0], strict=True))
+    for name, (header, frame) in zip(names, records, strict=True):
         draw = accuracy_curve if has_full_radii(header) else _points
-        draw(axes, header, frame, label=label, color=color)
-    sigma, alpha = header["config"]["sigma"], header["config"]["alpha"]
-    axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylabel="certified accuracy (%)", ylim=(0, 100))
-    axes.set_xlim(left=-0.02)
-    axes.set_title(f"σ = {sigma:g}, α = {alpha:g}; bands and bars: 95% Wilson intervals over images", fontsize=9)
-    axes.legend(fontsize=8)
+        draw(panels[header["config"]["sigma"]], header, frame, label=name, color=colors[name])
+    alphas = ", ".join(dict.fromkeys(f"{header['config']['alpha']:g}" for header, _ in records))
+    said = f"α = {alphas}; bands and bars: 95% Wilson intervals over images"
+    for sigma, axes in panels.items():
+        axes.set(xlabel="radius ε ($\\ell_2$ of [0, 1] pixels)", ylim=(0, 100))
+        axes.set_xlim(left=-0.02)
+        axes.set_title(f"σ = {sigma:g}, {said}" if len(sigmas) == 1 else f"σ = {sigma:g}", fontsize=9)
+    grid[0, 0].set_ylabel("certified accuracy (%)")
+    if len(sigmas) == 1:
+        grid[0, 0].legend(fontsize=8)
+    else:
+        handles = {
+            name: handle for axes in grid[0] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            handles.values(), handles, title=said, title_fontsize=9, fontsize=8, loc="outside lower center", ncols=2
+        )
     return finished(figure)
 
 
