@@ -5,7 +5,8 @@ then asks for nothing outside the book.
 
 ``book/pages.yml`` names for each page its notebook, the parameters, and the files it reads. A page is
 stale when the notebook, the parameters or one of those files has changed since it was run; a digest stands
-beside it. A change of package code makes no page stale: ``FRESH=1`` runs every page anew.
+beside it. The files of ``may_read`` count as well, and there may be none of them yet. A change of package code makes no
+page stale: ``FRESH=1`` runs every page anew.
 """
 
 import hashlib
@@ -96,11 +97,12 @@ def read_pages(file: Path) -> list[Page]:
     """
     pages = []
     for entry in yaml.safe_load(file.read_text())["pages"]:
-        unknown = set(entry) - {"output", "notebook", "parameters", "reads", "title"}
+        unknown = set(entry) - {"output", "notebook", "parameters", "reads", "may_read", "title"}
         notebook = root() / entry["notebook"]
         if unknown or not notebook.is_file():
             raise InputError(f"{shown(file)}: unknown keys {unknown or '{}'} or no notebook {entry['notebook']}")
-        found = {path for pattern in entry.get("reads", []) for path in root().glob(pattern) if path.is_file()}
+        patterns = entry.get("reads", []) + entry.get("may_read", [])
+        found = {path for pattern in patterns for path in root().glob(pattern) if path.is_file()}
         parameters = entry.get("parameters", {})
         pages.append(Page(file.parent / entry["output"], notebook, parameters, sorted(found), entry.get("title")))
     return pages
