@@ -1,9 +1,11 @@
 """Attacks 200 certified digits of every method of the book: ``python -m studies.attacks``.
 
 The certificates are those of the committed records; the probability-flow ODE has one of its own for this, in
-``records/attacks``. ``records/attacks.csv`` holds a row a method.
+``records/attacks``. ``records/attacks.csv`` holds a row a method, with the hash of its records.
 """
 
+import gzip
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +26,7 @@ from cpur.data import load_dataset
 from cpur.engine import record_file
 from cpur.noise import NoiseKey
 from cpur.purifiers import load_purifier
-from cpur.records import load_record
+from cpur.records import PACKED, load_record, standing
 from cpur.smooth import ABSTAIN, majority
 from studies.ablation import pack
 from studies.baselines import Baselines
@@ -110,20 +112,36 @@ def _base(config, sigma: float) -> BaseClassifier:
     return BaseClassifier(purifier, classifier, sigma).eval().requires_grad_(False)
 
 
-def subjects() -> dict[str, Callable[[], Subject]]:
+@dataclass(frozen=True)
+class Target:
+    """A method before anything of it is loaded: the records that hold its certificates, and how it is made."""
+
+    records: list[Path]
+    make: Callable[[], Subject]
+
+    @property
+    def hash(self) -> str:
+        """Eight hexadecimal digits of the SHA-256 of its records, unpacked."""
+        digest = hashlib.sha256()
+        for file in map(standing, self.records):
+            digest.update(gzip.decompress(file.read_bytes()) if file.suffix == PACKED else file.read_bytes())
+        return digest.hexdigest()[:8]
+
+
+def targets() -> dict[str, Target]:
     """Every method of the book, at sigma 0.5 or over all levels, by name."""
-    found = {}
+    made = {}
     for config in configurations():
         name = Path(config.checkpoint).name if config.checkpoint else config.purifier
         if hasattr(config, "sigmas"):
-            name = f"cascade of {name}"
-            found[name] = partial(cascade, name, record_file(config))
+            made[f"cascade of {name}"] = cascade, record_file(config)
         elif (config.sigma, config.n) == (SIGMA, 10_000):
-            found[name] = partial(smoothed, name, record_file(config))
-    found[PF_ODE.purifier] = lambda: smoothed(PF_ODE.purifier, pack(PF_ODE, paths.anchored("records/attacks")))
+            made[name] = smoothed, record_file(config)
+    made[PF_ODE.purifier] = smoothed, pack(PF_ODE, paths.anchored("records/attacks"))
     for method, title in (("gaussian", "Randomized Smoothing"), ("consistency", "Consistency Regularization")):
-        found[title] = partial(smoothed, title, Baselines().files(method, SIGMA)[0])
-    return found | {"ACES": aces}
+        made[title] = smoothed, Baselines().files(method, SIGMA)[0]
+    found = {name: Target([file], partial(make, name, file)) for name, (make, file) in made.items()}
+    return found | {"ACES": Target(Baselines().files("aces", SIGMA), aces)}
 
 
 def attacked(
@@ -156,6 +174,8 @@ def attacked(
 def main(out: str = "records/attacks.csv", images: int = 200, n: int = 1000, steps: int = 20, copies: int = 16) -> None:
     """Attacks every method that the table lacks: half an hour on one core for all.
 
+    A row is kept where it was made with the same parameters from the same records.
+
     Args:
         out: file for the table.
         images: certified digits of each method.
@@ -164,11 +184,13 @@ def main(out: str = "records/attacks.csv", images: int = 200, n: int = 1000, ste
         copies: noisy copies of an image a step.
     """
     file = paths.anchored(out)
-    before = pd.read_csv(file).set_index("method").to_dict("index") if file.is_file() else {}
+    before = pd.read_csv(file, dtype={"record": str}).to_dict("records") if file.is_file() else []
     rows = []
-    for name, subject in subjects().items():
-        known = {"method": name} | before[name] if name in before else None
-        rows.append(known or attacked(subject(), images, n, steps=steps, copies=copies))
+    for name, target in targets().items():
+        made = {"n": n, "steps": steps, "copies": copies, "record": target.hash}
+        same = {"method": name, "images": images} | made
+        known = [row for row in before if same.items() <= row.items()]
+        rows.append(known[0] if known else attacked(target.make(), images, n, steps=steps, copies=copies) | made)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False))
     table.to_csv(file, index=False)

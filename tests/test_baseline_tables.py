@@ -1,13 +1,16 @@
 """What is made of the baselines: choices, records, tables, at tiny size; and the committed ones."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cpur import load_record
+from cpur.engine import record_file
 from cpur.paths import root
-from studies import baseline_tables
-from studies.attacks import attacked, main, smoothed, subjects
+from studies import attacks, baseline_tables
+from studies.attacks import PF_ODE, Target, attacked, main, smoothed, targets
 from studies.audits import COLUMNS
 from studies.baselines import METHODS, SEEDS, SIGMAS, Baselines, aces_radii, certified_shares, chosen
 
@@ -96,6 +99,32 @@ def test_what_was_attacked_is_not_attacked_again(tmp_path, capsys):
     assert "ACES" in capsys.readouterr().out
 
 
+def test_a_row_of_other_parameters_or_records_is_made_anew(bench, tmp_path, monkeypatch):
+    (file,) = bench.files("gaussian", 0.5)
+    copied = tmp_path / file.name
+    copied.write_bytes(file.read_bytes())
+    calls = []
+
+    def counted(*given, **values):
+        calls.append(values)
+        return {"method": "a", "images": 3}
+
+    monkeypatch.setattr(attacks, "targets", lambda: {"a": Target([copied], lambda: None)})
+    monkeypatch.setattr(attacks, "attacked", counted)
+    small = {"images": 3, "n": 100, "steps": 2, "copies": 2}
+    runs = [{}, {"images": 2}, {}, {"n": 50}, {"n": 50}, {"steps": 3}, {"copies": 1}]
+    made = []
+    for change in [*runs, {"copies": 1}]:
+        before = len(calls)
+        main(str(tmp_path / "attacks.csv"), **small | change)
+        made.append(len(calls) - before)
+    assert made == [1, 1, 0, 1, 0, 1, 1, 0]
+    header, *lines = gzip.decompress(copied.read_bytes()).splitlines(keepends=True)
+    copied.write_bytes(gzip.compress(b"".join([header, *lines[:-1]])))
+    main(str(tmp_path / "attacks.csv"), **small | {"copies": 1})
+    assert len(calls) == sum(made) + 1
+
+
 def test_committed_records_are_whole():
     bench = Baselines()
     for method in METHODS:
@@ -105,8 +134,11 @@ def test_committed_records_are_whole():
     for method in METHODS:
         assert baseline_tables.seeds_radii(method).shape == (len(SEEDS), 2, 500)
     assert set(baseline_tables.best_sigmas()) == set(baseline_tables.all_records())
-    attacks = pd.read_csv(root() / "records" / "attacks.csv")
-    assert (attacks.failures <= attacks.images).all()
-    assert attacks.method.tolist() == list(subjects())
-    assert (attacks.images == 200).all()
+    table = pd.read_csv(root() / "records" / "attacks.csv", dtype={"record": str})
+    assert (table.failures <= table.images).all()
+    assert (table.images == 200).all()
+    assert dict(zip(table.method, table.record, strict=True)) == {name: one.hash for name, one in targets().items()}
+    frame = load_record(root() / "records/attacks" / f"{record_file(PF_ODE).name}.gz")[1]
+    radius = table.set_index("method")["mean radius"]["pf-ode"]
+    assert radius == pytest.approx(frame.radius[frame.radius > 0].head(200).mean(), abs=5e-4)
     assert list(pd.read_csv(root() / "records" / "audits.csv")) == list(COLUMNS)
