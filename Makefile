@@ -42,13 +42,13 @@ certify: $(READY)
 # Two processes of one thread each: threads of several processes on the same cores wait for one another.
 # jaxtyping checks the shapes of the tensor functions at every call the tests make. cpur.config checks its own values.
 SHAPES = $(subst $(space),$(comma),$(strip \
-  cpur.ablation cpur.aces cpur.arithmetic cpur.attack cpur.augment cpur.backbones cpur.baselines \
+  cpur.aces cpur.arithmetic cpur.attack cpur.augment cpur.backbones cpur.baselines \
   cpur.calibration cpur.cascade cpur.checkpoints cpur.classifiers cpur.compare cpur.corruptions cpur.data \
   cpur.finetune cpur.images cpur.line cpur.losses cpur.measures cpur.metrics cpur.multiscale cpur.networks.cifar_resnets \
   cpur.networks.dhariwal_unet cpur.networks.edm_blocks cpur.networks.edm_state cpur.networks.edm_unet \
   cpur.networks.flax_names cpur.networks.ncsnpp cpur.networks.openai_blocks cpur.networks.openai_unet \
   cpur.networks.song_unet cpur.noise cpur.paired cpur.preprocessing cpur.purifiers cpur.released cpur.sampling \
-  cpur.schedules cpur.smooth cpur.transport studies.pretrain))
+  cpur.schedules cpur.smooth cpur.transport studies.ablation_tables studies.pretrain))
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
 
@@ -61,6 +61,7 @@ models: $(READY)
 ablations: $(READY)
 	$(BIN)/python -m studies.ablation
 	$(BIN)/python -m studies.calibration
+	$(BIN)/python -m studies.steered
 	$(BIN)/python -m studies.shift
 	$(BIN)/python -m studies.baselines
 	$(BIN)/python -m studies.attacks

@@ -8,7 +8,6 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 
-from cpur.ablation import Ablation
 from cpur.accuracy import Records, average_certified_radius
 from cpur.aces import combined
 from cpur.baselines import TRAINED
@@ -23,6 +22,7 @@ from cpur.paired import accuracy_difference
 from cpur.paths import anchored
 from cpur.records import load_record, record_files
 from cpur.tables import cells
+from studies.ablation_tables import Ablation
 from studies.baselines import EPSILONS, METHODS, MODELS, PURIFIED, SEEDS, SIGMAS, TITLES, Baselines, tried
 
 COMPARED = (0.25, 0.5)  # noise levels that the ablations of the purifiers certify

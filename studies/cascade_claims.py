@@ -1,227 +1,225 @@
-"""What the records say about calibration and about the claims of Jeong & Shin (2023); nothing is trained or sampled."""
+"""The claims of Multi-scale Diffusion Denoised Smoothing (Jeong & Shin 2023), each with what the records say."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cpur.ablation import EPSILONS, FEWEST_SEEDS, Ablation
-from cpur.compare import signed_radii
-from cpur.multiscale import LevelCounts, collective_objective, halting
-from cpur.paired import Difference, accuracy_difference, best_difference, certified_shares, seed_difference
-from cpur.paths import anchored
-from cpur.records import load_record, record_files
-from studies.calibration import BEFORE_AFTER, SIGMAS
+from cpur.errors import InputError
+from cpur.paired import best_difference, seed_difference
+from studies.ablation import Workbench
+from studies.cascade_tables import (
+    CascadeAblation,
+    Measure,
+    acr_alone,
+    acr_at,
+    acr_first,
+    acr_max,
+    acr_released,
+    at_threshold,
+    levels_asked,
+    over_confidence,
+    over_smoothing,
+    right_votes,
+    strongest_fails,
+)
+from studies.findings import OURS, Claim, Elsewhere, Measured, Proven, always, examined, table
 from studies.shift import CLOSE, Shift, gap
 
-Measure = Callable[[LevelCounts], np.ndarray]  # one number an image, or a row of them
+HIGH = 0.7  # a threshold p0 above one half
+CALIBRATION, SHIFTED = "python -m studies.calibration", "python -m studies.shift"
+ALPHA = 0.001  # of every record of the calibration study
 
 
-@dataclass(frozen=True)
-class CascadeAblation(Ablation):
-    """The records of :mod:`studies.calibration`, as cascades.
+def _gap(ours: tuple[str, Measure], theirs: tuple[str, Measure], sign: int = 1):
+    """Between two measures of variants, the first less the second; the sign is -1 where less is better."""
 
-    Raises:
-        InputError: a variant has no complete set of records.
-    """
+    def found(sources: Any) -> Measured:
+        study: CascadeAblation = sources.cascades
+        seeds = study.common_seeds([ours[0], theirs[0]])
+        values = [study.each(variant, seeds, measure) for variant, measure in (ours, theirs)]
+        difference = seed_difference(*values)
+        return Measured(difference if sign > 0 else -difference, len(seeds), values[0].shape[1], Workbench.n, ALPHA)
 
-    def levels(self, variant: str, seed: int = 0, sigmas: Sequence[float] = SIGMAS) -> LevelCounts:
-        """The levels of one training seed."""
-        return _levels(anchored(self.folder) / variant / str(seed), tuple(sigmas))
-
-    def each(self, variant: str, seeds: Sequence[int], measure: Measure) -> np.ndarray:
-        """A measure of each image, by training seed."""
-        return np.stack([_measured(anchored(self.folder) / variant / str(seed), measure) for seed in seeds])
+    return found
 
 
-@cache
-def _levels(folder: Path, sigmas: tuple[float, ...]) -> LevelCounts:
-    records = [load_record(file) for file in record_files(folder)]
-    return LevelCounts.of([record for record in records if record[0]["config"]["sigma"] in sigmas])
-
-
-@cache
-def _measured(folder: Path, measure: Measure) -> np.ndarray:
-    return measure(_levels(folder, SIGMAS))
-
-
-def cascade_radii(rule: str, levels: LevelCounts) -> np.ndarray:
-    """The radii by a rule, -1 where the prediction is wrong or abstains."""
-    return signed_radii(levels.certified(rule)[1])
-
-
-def single_radii(levels: LevelCounts) -> np.ndarray:
-    """The radii of each level alone: ``K n``."""
-    return np.stack([signed_radii(frame) for _, frame in levels.singles])
-
-
-def over_smoothing(levels: LevelCounts) -> np.ndarray:
-    """100 where no level of the cascade halts, else 0."""
-    return 100.0 * ~halting(levels)[0][:, -1]
-
-
-def over_confidence(levels: LevelCounts) -> np.ndarray:
-    """100 where the cascade halts at a wrong class, else 0."""
-    halts, right = halting(levels)
-    return 100.0 * (halts & ~right)[:, -1]
-
-
-by_max, by_first = (partial(cascade_radii, rule) for rule in ("max", "first"))
-
-
-def certified_radius(rule: Measure, levels: LevelCounts) -> np.ndarray:
-    """The radius where the prediction is right, else 0; its mean is the average certified radius."""
-    return rule(levels).clip(0)
-
-
-acr_max, acr_first, acr_alone = (partial(certified_radius, radii) for radii in (by_max, by_first, single_radii))
-
-
-def variants_table(study: CascadeAblation, rows: Mapping[str, str], baseline: str) -> pd.DataFrame:
-    """Cascades by rule max over training seeds: certified accuracy in percent, ACR, the objective J, and the errors.
-
-    The differences from the row ``baseline`` are in ACR, and in percentage points averaged over epsilons.
-    """
-    seeds = study.common_seeds([*rows.values()])
-    theirs = {measure: study.each(rows[baseline], seeds, measure) for measure in (by_max, acr_max)}
-    table = {}
-    for name, variant in rows.items():
-        radii, acr = (study.each(variant, seeds, measure) for measure in (by_max, acr_max))
-        shares = certified_shares(radii[:, None], EPSILONS).mean(0)
-        means = {
-            column: study.each(variant, seeds, measure).mean()
-            for column, measure in {"J": collective_objective, "first": acr_first}.items()
-        }
-        errors = {
-            column: f"{study.each(variant, seeds, measure).mean():.1f}"
-            for column, measure in {"over-smoothing %": over_smoothing, "over-confidence %": over_confidence}.items()
-        }
-        compared = {
-            f"ACR minus {baseline}": seed_difference(acr, theirs[acr_max]),
-            f"points minus {baseline}": accuracy_difference(radii[:, None], theirs[by_max][:, None], EPSILONS),
-        }
-        table[name] = {
-            **{f"eps {e:g}": f"{share:.1f}" for e, share in zip(EPSILONS, shares, strict=True)},
-            **{"ACR": f"{acr.mean():.3f}", "ACR, first": f"{means['first']:.3f}", "J": f"{means['J']:.3f}"},
-            **errors,
-            **{column: "" if name == baseline else f"{found:.3f}" for column, found in compared.items()},
-        }
-    frame = pd.DataFrame(table).T
-    frame.attrs["caption"] = f"training seeds: {len(seeds)}, test images: {acr.shape[1]}"
-    return frame
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper as a difference that it says is positive; ``seeds`` are the training seeds behind it."""
-
-    text: str
-    unit: str
-    difference: Callable[[CascadeAblation, Shift], tuple[Difference, int]]
-
-
-def _gap(better: str, worse: str, measure: Measure, sign: int = 1):
-    """Between two variants, in a measure; the sign is -1 where less is better."""
-
-    def difference(study: CascadeAblation, shift: Shift) -> tuple[Difference, int]:
-        seeds = study.common_seeds([better, worse])
-        ours, theirs = (study.each(variant, seeds, measure) for variant in (better, worse))
-        found = seed_difference(ours, theirs)
-        return (found if sign > 0 else -found), len(seeds)
-
-    return difference
+def _between(better: str, worse: str, measure: Measure, sign: int = 1):
+    return _gap((better, measure), (worse, measure), sign)
 
 
 def _against_best_level(variant: str, acr: Measure):
     """Between a cascade and the best of its levels, which is chosen anew in every resample."""
 
-    def difference(study: CascadeAblation, shift: Shift) -> tuple[Difference, int]:
+    def found(sources: Any) -> Measured:
+        study: CascadeAblation = sources.cascades
         seeds = study.seeds(variant)
         ours, theirs = (study.each(variant, seeds, measure) for measure in (acr, acr_alone))
-        return best_difference(ours[:, None, None], theirs[:, :, None]), len(seeds)
+        difference = best_difference(ours[:, None, None], theirs[:, :, None])
+        return Measured(difference, len(seeds), ours.shape[1], Workbench.n, ALPHA)
 
-    return difference
+    return found
+
+
+def _few_levels(variant: str, at_most: float):
+    """How far the levels that a cascade asks stay below a number."""
+
+    def found(sources: Any) -> Measured:
+        study: CascadeAblation = sources.cascades
+        seeds = study.seeds(variant)
+        asked = study.each(variant, seeds, levels_asked)
+        return Measured(seed_difference(np.full_like(asked, at_most), asked), len(seeds), asked.shape[1], Workbench.n)
+
+    return found
 
 
 def _under_corruption(ours: str, theirs: str, margin: float = 0.0):
     """Between two predictors, in points over the corruptions of digits-c; the margin is what the claim allows."""
 
-    def difference(study: CascadeAblation, shift: Shift) -> tuple[Difference, int]:
-        return gap([shift.corrupted(seed) for seed in shift.seeds()], ours, theirs, margin), len(shift.seeds())
+    def found(sources: Any) -> Measured:
+        frames = [sources.shift.corrupted(seed) for seed in sources.shift.seeds()]
+        if not frames:
+            raise InputError(f"there are no predictions in {sources.shift.folder}; {SHIFTED} makes them")
+        images = frames[0]["index"].nunique()
+        return Measured(gap(frames, ours, theirs, margin), len(frames), images, sources.shift.votes)
 
-    return difference
+    return found
 
 
-def _other_writers(study: CascadeAblation, shift: Shift) -> tuple[Difference, int]:
-    return gap([shift.whole("digits-shift")], "prediction", "clean", CLOSE), 1
+def _other_writers(sources: Any) -> Measured:
+    frame = sources.shift.whole("digits-shift")
+    return Measured(gap([frame], "prediction", "clean", CLOSE), 1, len(frame), sources.shift.votes)
 
 
-RADIUS = "radius"
+def _radius(text: str, source: str, find: Callable) -> Claim:
+    return Claim(text, source, "radius", CALIBRATION, find)
+
+
+def _points(text: str, source: str, find: Callable, command: str = CALIBRATION) -> Claim:
+    return Claim(text, source, "points", command, find)
+
+
+def _proven(text: str, source: str, holds: bool, test: str) -> Claim:
+    return Claim(text, source, "", f"pytest tests/{test.split('::')[0]}", always(Proven(holds, test)))
+
+
+def _elsewhere(text: str, source: str, reason: str, command: str) -> Claim:
+    return Claim(text, source, "", command, always(Elsewhere(reason)))
+
+
+DDPM, TUNED = "onestep-ddpm", "calibrated"
+VOTES, HIGHER_VOTES = (DDPM, right_votes), (DDPM, at_threshold(right_votes, HIGH))
 CLAIMS = (
-    Claim(
+    _proven(
+        "No certificate of a cascade is false, for p0 of one half and above",
+        "theorem 3.1",
+        True,
+        "test_cascade.py::test_no_exact_certificate_is_false",
+    ),
+    _proven(
+        "The same formula is a certificate for any p0",
+        "released code",
+        False,
+        "test_cascade.py::test_without_the_guard_a_small_threshold_is_not_sound",
+    ),
+    _radius(
         "A cascade by the rule of the paper certifies more than its best level",
-        RADIUS,
-        _against_best_level("onestep-ddpm", acr_first),
+        "abstract",
+        _against_best_level(DDPM, acr_first),
+    ),
+    _points(
+        "It fails to halt less often than its strongest level alone",
+        "author response",
+        _gap((DDPM, strongest_fails), (DDPM, over_smoothing)),
     ),
     Claim(
-        "A cascade by rule max certifies more than its best level", RADIUS, _against_best_level("onestep-ddpm", acr_max)
+        "It asks at most 1.5 levels on average, thanks to early halting",
+        "author response",
+        "levels",
+        CALIBRATION,
+        _few_levels(DDPM, 1.5),
     ),
-    Claim(
+    _points(
+        f"p0 = {HIGH:g} is more accurate than 0.5 (abstaining is wrong)", "appendix E.2", _gap(HIGHER_VOTES, VOTES)
+    ),
+    _radius(
+        f"p0 = {HIGH:g} certifies smaller radii than 0.5",
+        "appendix E.2",
+        _gap((DDPM, acr_first), (DDPM, at_threshold(acr_at, HIGH))),
+    ),
+    _radius(
         "Calibration raises the certified radius, by the rule of the paper",
-        RADIUS,
-        _gap("calibrated", "onestep-ddpm", acr_first),
+        "abstract",
+        _between(TUNED, DDPM, acr_first),
     ),
-    Claim("The same by rule max", RADIUS, _gap("calibrated", "onestep-ddpm", acr_max)),
-    Claim(
-        "More than the same training without its two terms (rule max)", RADIUS, _gap("calibrated", "denoising", acr_max)
+    _radius(
+        "The Brier score alone raises the radius (rule max)",
+        "author response",
+        _between("brier-10x", "denoising", acr_max),
     ),
-    Claim("The Brier score alone raises the radius (rule max)", RADIUS, _gap("brier-10x", "denoising", acr_max)),
-    Claim("Anti-consistency alone raises it (rule max)", RADIUS, _gap("anticonsistency-10x", "denoising", acr_max)),
-    Claim(
+    _radius(
+        "Anti-consistency alone raises it (rule max)",
+        "ablation of the terms",
+        _between("anticonsistency-10x", "denoising", acr_max),
+    ),
+    _points(
         "Anti-consistency alone lowers over-confidence",
-        "points",
-        _gap("anticonsistency-10x", "denoising", over_confidence, -1),
+        "author response",
+        _between("anticonsistency-10x", "denoising", over_confidence, -1),
     ),
-    Claim("Calibration lowers over-confidence", "points", _gap("calibrated", "onestep-ddpm", over_confidence, -1)),
-    Claim(
-        "A consistency model gains from calibration (rule max)",
-        RADIUS,
-        _gap("consistency-calibrated", "features", acr_max),
-    ),
-    Claim(
+    _points("Calibration lowers over-confidence", "author response", _between(TUNED, DDPM, over_confidence, -1)),
+    _points(
         f"Corrupted digits: the predictor is at most {CLOSE:g} point below the clean classifier",
-        "points",
+        "abstract; CIFAR-10-C",
         _under_corruption("prediction", "clean", CLOSE),
+        SHIFTED,
     ),
-    Claim(
+    _points(
         "Corrupted digits: the predictor is above that of a single level",
-        "points",
+        "CIFAR-10-C",
         _under_corruption("prediction", "single"),
+        SHIFTED,
     ),
-    Claim(
-        f"Other writers: the predictor is at most {CLOSE:g} point below the clean classifier", "points", _other_writers
+    _points(
+        f"Other writers: the predictor is at most {CLOSE:g} point below the clean classifier",
+        "abstract; CIFAR-10.1",
+        _other_writers,
+        SHIFTED,
+    ),
+    _elsewhere(
+        "The same on ImageNet, ImageNet-A and ImageNet-R",
+        "table 2",
+        "needs ImageNet",
+        "papermill notebooks/multiscale.ipynb runs/cascade.ipynb -p dataset imagenet",
+    ),
+    _elsewhere(
+        "Tuning the classifier too raises the radius further",
+        "author response, table S1",
+        "no record has both",
+        "papermill notebooks/finetune.ipynb runs/both.ipynb -p purifier onestep-ddpm -p loss l2 -p train both "
+        "-p brier 0.01 -p anticonsistency 0.01",
+    ),
+)
+
+# What this project adds to the paper.
+OWN = (
+    _radius("A cascade by rule max certifies more than its best level", OURS, _against_best_level(DDPM, acr_max)),
+    _radius("Rule max certifies more than the rule of the paper", OURS, _gap((DDPM, acr_max), (DDPM, acr_first))),
+    _radius("Rule max certifies more than the released statistics", OURS, _gap((DDPM, acr_max), (DDPM, acr_released))),
+    _radius("Calibration raises the certified radius by rule max", OURS, _between(TUNED, DDPM, acr_max)),
+    _radius(
+        "More than the same training without its two terms (rule max)", OURS, _between(TUNED, "denoising", acr_max)
+    ),
+    _radius(
+        "A consistency model gains from calibration (rule max)",
+        OURS,
+        _between("consistency-calibrated", "features", acr_max),
     ),
 )
 
 
 def claims_table(study: CascadeAblation, shift: Shift) -> pd.DataFrame:
-    """Each claim with its difference, positive where it is as claimed, and the verdict."""
-    rows = []
-    for claim in CLAIMS:
-        found, seeds = claim.difference(study, shift)
-        verdict = found.verdict if seeds >= FEWEST_SEEDS else f"{found.verdict}, on {seeds} training seed"
-        number = f"{found:.3f}" if claim.unit == RADIUS else str(found)
-        rows.append({"claim": claim.text, "difference [95%]": number, "unit": claim.unit, "verdict": verdict})
-    return pd.DataFrame(rows)
-
-
-def before_and_after(study: CascadeAblation, sigmas: Sequence[float]) -> dict[str, LevelCounts]:
-    """The cascades of the first training seed, each purifier before and after calibration."""
-    return {
-        purifier + suffix: study.levels(variant, 0, sigmas)
-        for purifier, pair in BEFORE_AFTER.items()
-        for variant, suffix in zip(pair, ("", ", calibrated"), strict=True)
-    }
+    """The claims of the paper and what this project adds to them, each with its difference and the verdict."""
+    return table(examined([*CLAIMS, *OWN], SimpleNamespace(cascades=study, shift=shift)))
