@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from cpur.ablation import EPSILONS
+from studies.ablation_tables import EPSILONS
 from cpur.accuracy import wilson
 from cpur.bounds import certified_radius
 from cpur.config import CertifyConfig

@@ -11,7 +11,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pandas as pd
 
-from cpur.ablation import EPSILONS
+from studies.ablation_tables import EPSILONS
 from cpur.accuracy import wilson
 from cpur.compare import signed_radii
 from cpur.config import CertifyConfig

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from cpur.ablation import EPSILONS
+from studies.ablation_tables import EPSILONS
 from cpur.accuracy import average_certified_radius
 from cpur.compare import signed_radii
 from cpur.paired import Difference, accuracy_difference
