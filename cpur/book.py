@@ -118,7 +118,7 @@ def describe(error: Exception, source: Path) -> str:
     # papermill's own count includes the cell of parameters that it adds
     number = cells.index(error.source) + 1 if error.source in cells else "of parameters"
     line = error.source.strip().split("\n")[0]
-    return f"code cell {number} of {shown(source)} failed at `{line}`: {error.ename}: {error.evalue}".split("\n")[0]
+    return f"code cell {number} ({line}) of {shown(source)} failed: {error.ename}: {error.evalue}".split("\n")[0]
 
 
 def make_pages(app, config) -> None:

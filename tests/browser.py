@@ -19,27 +19,30 @@ LOOK = """async () => {
     await document.fonts.ready;
     if (window.MathJax?.startup) await MathJax.startup.promise;
     const all = (selector) => [...document.querySelectorAll(selector)];
+    const source = (e) => e.src.slice(-80);
     return {
         ids: all("[id]").map((e) => e.id),
         links: all("a[href], link[href]").map((e) => e.href),
         raw: all(".math").filter((e) => !e.querySelector("mjx-container")).map((e) => e.textContent),
         wrong: all("mjx-merror, [data-mjx-error]").map((e) => e.closest("mjx-container").textContent),
-        silent: all("img").filter((e) => !e.alt.trim() && !e.closest("[aria-hidden=true]")).map((e) => e.src.slice(-80)),
-        broken: all("img").filter((e) => e.complete && !e.naturalWidth).map((e) => e.src.slice(-80)),
+        silent: all("img").filter((e) => !e.alt.trim() && !e.closest("[aria-hidden=true]")).map(source),
+        broken: all("img").filter((e) => e.complete && !e.naturalWidth).map(source),
         fonts: [...document.fonts].filter((font) => font.status === "error").map((font) => font.family),
         formulas: all("mjx-container").length,
         sliders: all(".widget-slider").length,
     };
 }"""
 
-# What reaches over the right edge and lies in no box that scrolls. Text read aloud only is clipped to a point.
+# What reaches over the right edge and lies in no box that scrolls. Text that is only read aloud is clipped to a point.
 WIDE = """() => {
-    const scrolls = (e) => e && (["auto", "scroll"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+    const style = (e) => getComputedStyle(e);
+    const scrolls = (e) => e && (["auto", "scroll"].includes(style(e).overflowX) || scrolls(e.parentElement));
     const over = [...document.querySelectorAll("main *")].filter((e) =>
         e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1 && !e.closest("mjx-assistive-mml")
-        && !scrolls(e.parentElement) && getComputedStyle(e).position !== "fixed");
-    const page = document.documentElement.scrollWidth > innerWidth ? [`page ${document.documentElement.scrollWidth} px`] : [];
-    return [...page, ...over.map((e) => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`)].slice(0, 5);
+        && !scrolls(e.parentElement) && style(e).position !== "fixed");
+    const width = document.documentElement.scrollWidth;
+    const parts = over.slice(0, 5).map((e) => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`);
+    return [...(width > innerWidth ? [`page ${width} px`] : []), ...parts];
 }"""
 
 # The visible texts and pictures of the widget that a slider belongs to, the sliders themselves apart.

@@ -2,29 +2,22 @@
 
 import asyncio
 import io
-import json
 import os
-import shutil
-import subprocess
-import sys
 import tarfile
 from base64 import b64encode
 from hashlib import sha512
-from pathlib import Path
 
 import ipywidgets as widgets
 import nbformat
 import pytest
+from books import KERNEL, build, small_book
 from browser import browser, examine, needed
 from ipywidgets.embed import embed_data
 
 from cpur.book import ASSETS
 from cpur.figures import subplots
-from cpur.paths import root
 from studies import assets
 from studies.assets import FOLDER, PACKAGES, Package
-
-JUPYTER_BOOK = shutil.which("jupyter-book", path=Path(sys.executable).parent)
 
 
 @pytest.fixture
@@ -97,12 +90,11 @@ def page_of_widgets():
     (view,) = data["view_specs"]
     shown = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": view})
     cells = [
-        nbformat.v4.new_markdown_cell("# Widgets\n\nA formula $\\sigma$ and $\\boldsymbol{x}$, and another:\n\n$$x^2$$"),
+        nbformat.v4.new_markdown_cell("# Widgets\n\nFormulas: $\\sigma$, $\\boldsymbol{x}$, and\n\n$$x^2$$"),
         nbformat.v4.new_code_cell("box", outputs=[shown]),
     ]
     state = {"application/vnd.jupyter.widget-state+json": data["manager_state"]}
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"widgets": state, "kernelspec": kernel})
+    return nbformat.v4.new_notebook(cells=cells, metadata={"widgets": state, **KERNEL})
 
 
 def state_of(widget):
@@ -113,15 +105,10 @@ def test_widgets_and_formulas_work_offline(tmp_path):
     """A moved slider changes the picture; a formula and an icon in a widget are drawn; nothing outside is asked for."""
     if not FOLDER.is_dir():
         needed(f"no {FOLDER}: make assets")
-    shutil.copy(root() / "_config.yml", tmp_path)
-    book = tmp_path / "book"
-    shutil.copytree(root() / "book/style", book / "style")
-    (book / ASSETS).symlink_to(FOLDER)
-    (book / "references.bib").write_text("")
-    (book / "pages.yml").write_text("pages: []")
-    (book / "_toc.yml").write_text(json.dumps({"format": "jb-book", "root": "page"}))
-    nbformat.write(page_of_widgets(), book / "page.ipynb")
-    subprocess.run([JUPYTER_BOOK, "build", "book/", "-W", "-n"], cwd=tmp_path, check=True, capture_output=True)
+    nbformat.write(page_of_widgets(), small_book(tmp_path, ["page"], []) / "page.ipynb")
+    status, output = build(tmp_path, "-W", "-n")
+    assert status == 0, output
+    assert "make book" not in output
     html = tmp_path / "_build/html"
     assert "jsdelivr" not in (html / "page.html").read_text()
 

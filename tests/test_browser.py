@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
+from browser import broken_links, browser, examine, executable, needed
 
 from cpur.book import ASSETS
 from cpur.paths import root
-from browser import broken_links, browser, examine, executable, needed
 
 HTML = root() / "_build/html"
 
