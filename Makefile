@@ -7,13 +7,13 @@ P ?= -p sigma 0.5
 comma := ,
 space := $() $()
 
-.PHONY: certify test book models records ablations lint clean setup help
+.PHONY: certify test book assets models records ablations lint clean setup help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make certify   certify 200 test digits at sigma 0.5 into runs/ (P=\"-p sigma 0.25 ...\" for other parameters)"
 	@echo "make test      run the tests"
-	@echo "make book      build the book into _build/html (FRESH=1 runs every page anew)"
+	@echo "make book      build the book into _build/html, to be read offline (FRESH=1 runs every page anew; needs npm)"
 	@echo "make models    train the embedded models from scratch into models/"
 	@echo "make records   make the committed records anew where they are missing (about an hour and a half)"
 	@echo "make ablations fine-tune, certify and measure every variant, where its records are missing (about six hours)"
@@ -52,7 +52,11 @@ SHAPES = $(subst $(space),$(comma),$(strip \
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
 
-book: $(READY)
+# Formulas and widgets of the book, fetched once by npm.
+assets: $(READY)
+	@$(BIN)/python -m studies.assets
+
+book: $(READY) assets
 	FRESH=$(FRESH) $(BIN)/jupyter-book build book/
 
 models: $(READY)
@@ -75,4 +79,4 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf _build book/_build book/pages .pytest_cache .ruff_cache
+	rm -rf _build book/_build book/pages book/_assets* .pytest_cache .ruff_cache
