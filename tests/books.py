@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import yaml
 
 from cpur.book import ASSETS
 from cpur.paths import root
@@ -29,7 +30,9 @@ def small_book(folder: Path, files: list[str], pages: list[dict]) -> Path:
     """Makes ``folder/book``, with the files in its contents and the entries in its ``pages.yml``."""
     book = folder / "book"
     shutil.copytree(root() / "book/style", book / "style")
-    shutil.copy(root() / "_config.yml", folder)
+    config = yaml.safe_load((root() / "_config.yml").read_text())
+    del config["sphinx"]["local_extensions"]  # they serve the pages of the real book
+    (folder / "_config.yml").write_text(json.dumps(config))
     first, *others = files
     toc = {"format": "jb-book", "root": first, "chapters": [{"file": file} for file in others]}
     (book / "_toc.yml").write_text(json.dumps(toc if others else {"format": "jb-book", "root": first}))
@@ -43,6 +46,7 @@ def small_book(folder: Path, files: list[str], pages: list[dict]) -> Path:
 def build(folder: Path, *options: str) -> tuple[int, str]:
     """The literal command in ``folder``; its exit status, and what it prints without colours."""
     environment = {name: value for name, value in os.environ.items() if name != "FRESH"}
+    environment["PYTHONPATH"] = str(root())  # a copy of the book has no studies
     command = [JUPYTER_BOOK, "build", "book/", *options]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     return done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
