@@ -108,7 +108,7 @@ def test_the_book_builds_without_warnings(tmp_path):
     stale = [page.output.name for page in read_pages(root() / "book/pages.yml") if page.is_stale()]
     if stale:
         needed(f"pages that were not run ({', '.join(stale)}): make book")
-    for name in ("book", "benchmarks", "_config.yml", "_toc.yml"):
+    for name in ("book", "benchmarks", "cpur", "CITATION.cff", "_config.yml", "_toc.yml"):
         source = root() / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
