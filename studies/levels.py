@@ -22,7 +22,7 @@ from cpur.paths import anchored
 from cpur.records import load_record, record_files
 from cpur.tables import percent
 from studies.ablation import SEEDS as TRAINING_SEEDS
-from studies.cascade_claims import single_radii
+from studies.cascade_tables import single_radii
 from studies.records import TUNED
 from studies.sampling_tables import Finding
 
