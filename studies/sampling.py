@@ -83,6 +83,13 @@ class Row:
         return TITLES[self.family] + (f", {self.steps} steps" if self.value is not None else "")
 
     @property
+    def named(self) -> str:
+        """Its name in sentences."""
+        several = {"heun": "Heun", "euler": "Euler"}.get(self.family, f"the {TITLES[self.family]}")
+        one = TITLES[self.family] if self.family == "onestep-edm" else f"the {TITLES[self.family]}"
+        return f"{several} with {self.steps} steps" if self.value is not None else one
+
+    @property
     def subject(self) -> dict[str, str]:
         """The part of its configuration that names it."""
         if self.value is None:

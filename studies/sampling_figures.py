@@ -1,6 +1,7 @@
 """The figures about steps, samples, the threshold and levels."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 
 import seaborn as sns
@@ -27,35 +28,35 @@ def _errorbar(axes: Axes, x: list[float], found: list[Difference], **style) -> N
     axes.errorbar(x, y, yerr=bars, capsize=2.5, markersize=4.5, linewidth=1.2, **style)
 
 
-def _calls_axis(axes: Axes, calls: set[int]) -> None:
+def _against_calls(axes: Axes, rows: list[Row], value: Callable[[Row], Difference]) -> None:
+    """A measure of every sampler against its network calls; one step of the ODE is one-step EDM."""
+    for shift, (family, color) in enumerate(zip(STEPS, sns.color_palette(PALETTE), strict=False)):
+        first = BASE if family in ("heun", "euler") else family
+        own = [row for row in rows if row.family == (first if row.steps == 1 else family)]
+        # Side by side, so that intervals at the same number of calls can be told apart.
+        x = [row.calls * (1 + 0.035 * (shift - 1.5)) for row in own]
+        _errorbar(axes, x, [value(row) for row in own], color=color, fmt=f"{MARKERS[shift]}-", label=TITLES[family])
     axes.set(xscale="log", xlabel="network calls a sample")
-    axes.set_xticks(sorted(calls))
+    axes.set_xticks(sorted({row.calls for row in rows}))
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _against_calls(records: StepRecords, sigmas: tuple[float, ...], value: Callable[[Row], Difference]) -> Figure:
-    """A measure of every sampler against its network calls, a panel each noise level; one step of the ODE is EDM's."""
-    figure, panels = subplots(1, len(sigmas), figsize=(3.1 * len(sigmas) + 0.6, 3.6), squeeze=False)
-    for axes, sigma in zip(panels[0], sigmas, strict=True):
-        rows = records.rows(sigma)
-        for shift, (family, color) in enumerate(zip(STEPS, sns.color_palette(PALETTE), strict=False)):
-            first = BASE if family in ("heun", "euler") else family
-            own = [row for row in rows if row.family == (first if row.steps == 1 else family)]
-            # Side by side, so that intervals at the same number of calls can be told apart.
-            x = [row.calls * (1 + 0.035 * (shift - 1.5)) for row in own]
-            _errorbar(axes, x, [value(row) for row in own], color=color, fmt=f"{MARKERS[shift]}-", label=TITLES[family])
-        _calls_axis(axes, {row.calls for row in rows})
-        axes.set_title(f"σ = {sigma:g}", fontsize=9)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
-    return figure
-
-
 def steps_figure(records: StepRecords) -> Figure:
-    """Certified accuracy against network calls, with 95% intervals over images."""
-    sigmas = tuple(sorted(records.study.sigmas))
-    figure = _against_calls(records, sigmas, records.accuracy)
-    figure.axes[0].set_ylabel(MEAN)
+    """Certified accuracy against network calls, and the paired difference in ACR, with 95% intervals over images."""
+    sigmas = sorted(records.study.sigmas)
+    figure, panels = subplots(2, len(sigmas), figsize=(3.6 * len(sigmas) + 0.8, 5.6), sharex=True)
+    for (above, below), sigma in zip(panels.T, sigmas, strict=True):
+        rows = records.rows(sigma)
+        base = records.row(BASE, 1, sigma)
+        _against_calls(above, rows, records.accuracy)
+        _against_calls(below, rows, partial(records.acr_difference, theirs=base))
+        below.axhline(0, color="0.3", linewidth=0.8)
+        above.set(title=f"σ = {sigma:g}", xlabel="", ylim=(0, 100))
+        above.title.set_fontsize(9)
+    panels[0, 0].set_ylabel(MEAN)
+    panels[1, 0].set_ylabel("ACR minus that of one-step EDM\n($\\ell_2$ of [0, 1] pixels)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     return finished(figure)
 
 
@@ -67,8 +68,12 @@ def transport_figure(records: StepRecords) -> Figure:
         line = lines[row.family, row.steps, row.sigma]
         return Difference(line.T, line.T - Z * line.T_error, line.T + Z * line.T_error)
 
-    figure = _against_calls(records, MEASURED, moved)
-    figure.axes[0].set_ylabel("transport T ($\\ell_2$ of [0, 1] pixels)")
+    figure, panels = subplots(1, len(MEASURED), figsize=(3.1 * len(MEASURED) + 0.6, 3.6))
+    for axes, sigma in zip(panels, MEASURED, strict=True):
+        _against_calls(axes, records.rows(sigma), moved)
+        axes.set_title(f"σ = {sigma:g}", fontsize=9)
+    panels[0].set_ylabel("transport T ($\\ell_2$ of [0, 1] pixels)")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
     return finished(figure)
 
 

@@ -27,6 +27,7 @@ from studies.sampling_figures import steps_figure, transport_figure
 from studies.sampling_tables import StepRecords, findings_table
 
 COMMITTED = Study()
+VERDICTS = {"held", "did not hold", "undecided"}
 
 
 @pytest.fixture(scope="module")
@@ -230,13 +231,18 @@ def test_tables_and_figures_of_the_committed_records():
     assert set(steps.transport_table()) == {"calls", *(f"T, sigma {sigma:g}" for sigma in MEASURED)}
     moved = steps.moved("heun", 8, 0.5)
     assert moved.low < moved.estimate < moved.high
-    found = findings_table(steps.findings())
-    assert set(found.verdict) <= {"held", "did not hold", "undecided"}
-    assert len(found) == 2 * (len(steps._findings(0.5)))
+    found = findings_table(steps.transport_findings())
+    assert set(found.verdict) <= VERDICTS
+    compared = steps.comparisons()
+    assert len(compared) == 2 * len(steps.pairs(0.5))
+    assert set(compared["by points"]) | set(compared["by ACR"]) <= VERDICTS
+    for ours, theirs in steps.pairs(0.5):
+        found, back = steps.acr_difference(ours, theirs), steps.acr_difference(theirs, ours)
+        assert found.estimate == pytest.approx(-back.estimate)
     assert "At σ = 0.25" in steps.in_words()
-    for figure, panels in ((steps_figure(steps), 2), (transport_figure(steps), 3)):
+    for figure, panels in ((steps_figure(steps), 4), (transport_figure(steps), 3)):
         assert len(figure.axes) == panels
-        assert all(axes.get_xlabel() for axes in figure.axes)
+        assert all(axes.get_xlabel() for axes in figure.axes[-2:])
         assert figure.axes[0].get_ylabel()
 
 
@@ -274,4 +280,4 @@ def test_levels_of_the_committed_counts():
     assert (table["over-smoothing %"].astype(float).diff().dropna() <= 0).all()
     by_max, by_first = (levels.radii(levels.LARGE, levels.CHAIN[2], rule) for rule in levels.RULES)
     assert (by_max.clip(0) >= by_first.clip(0)).all()  # on the same bounds
-    assert set(findings_table(levels.threshold_findings()).verdict) <= {"held", "did not hold", "undecided"}
+    assert set(findings_table(levels.threshold_findings()).verdict) <= VERDICTS
