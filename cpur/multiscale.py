@@ -103,8 +103,8 @@ def certify_levels(config: MultiscaleConfig, progress: Progress | None = None) -
 def collective_objective(levels: LevelCounts, threshold: float = 0.5) -> Float[np.ndarray, "n"]:
     r"""What the levels together could certify of each image's true class, if their probabilities were known.
 
-    .. math:: J(x, y) = \max\Big(0,\; \max_k \min\Big\{ \sigma_k\big[\Phi^{-1}(p_k(y)) - t\big],\;
-        \min_{j: \sigma_j > \sigma_k} \sigma_j\big[t - \max_{c \ne y} \Phi^{-1}(p_j(c))\big] \Big\}\Big)
+    .. math:: J(x, y) = \max\big(0,\; \max_k \min\{ \sigma_k[\Phi^{-1}(p_k(y)) - t],\;
+        \min_{j: \sigma_j > \sigma_k} \sigma_j[t - \max_{c \ne y} \Phi^{-1}(p_j(c))] \}\big)
 
     with the shares of the samples for p. Its mean over images is the average certified radius of the cascade without
     the price of finite samples: one number for all levels, by which purifiers can be compared and trained.

@@ -97,7 +97,8 @@ class UNetBlock(nn.Module):
     r"""A residual block that knows the noise level, with self-attention after it where ``heads`` is not 0.
 
     .. math:: x' = s\,(\mathrm{skip}(x) + \mathrm{conv_1}(\varphi(\mathrm{modulate}(
-        \mathrm{conv_0}(\varphi(\mathrm{norm_0}(x))), \mathrm{affine}(e))))), \quad
+        \mathrm{conv_0}(\varphi(\mathrm{norm_0}(x))), \mathrm{affine}(e))))),
+
         x'' = s\,(x' + \mathrm{proj}(\mathrm{attention}(\mathrm{norm_2}(x')))),
 
     where s is ``scale`` and :math:`\varphi` is ``activation``.

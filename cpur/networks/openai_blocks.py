@@ -32,8 +32,9 @@ class ResBlock(nn.Module):
     r"""A residual block that knows the time, with an optional change of resolution.
 
     .. math:: \mathrm{skip}(R x) + \mathrm{conv}(\mathrm{silu}(h)), \quad
+        u = \mathrm{conv}(R\, \mathrm{silu}(\mathrm{norm}(x))),
+
         h = (1 + s) \odot \mathrm{norm}(u) + b \ \text{ or } \ \mathrm{norm}(u + b),
-        \quad u = \mathrm{conv}(R\, \mathrm{silu}(\mathrm{norm}(x))),
 
     where R is ``resample`` and s and b are linear in the embedding. Source: Dhariwal & Nichol (2021), section 3.
     """
