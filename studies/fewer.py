@@ -12,17 +12,18 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from studies.ablation_tables import EPSILONS
 from cpur.accuracy import wilson
 from cpur.bounds import certified_radius
 from cpur.config import CertifyConfig
 from cpur.engine import record_file
-from cpur.paired import RESAMPLES, Difference, accuracy_difference, best_difference
+from cpur.paired import Difference, accuracy_difference, best_difference
 from cpur.plans import PLANS, Plan, StoppingRule
 from cpur.records import load_record
 from cpur.tables import percent
+from studies.ablation_tables import EPSILONS
+from studies.findings import Measured
 from studies.records import SIGMAS, TUNED
-from studies.sampling_tables import Finding
+from studies.sampling_tables import Stated, mean_interval
 
 RUNS = 20  # random parts of the samples of each image
 SIZES = (100, 1000, 10_000, 100_000)  # n; the last is projected
@@ -113,21 +114,6 @@ def outcomes(sigma: float) -> dict[tuple[str, int], Outcome]:
     return {(plan, n): outcome(counted, plan, n) for plan in ("fixed", "sequential") for n in SIZES}
 
 
-def mean_samples(found: Outcome) -> Difference:
-    """Samples an image with a 95% interval, bootstrapped over images and runs."""
-    rng = np.random.default_rng(0)
-    images = found.samples.shape[1]
-    weights = rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES) / images
-    runs = rng.integers(len(found.samples), size=(RESAMPLES, len(found.samples)))
-    drawn = np.take_along_axis(weights @ found.samples.T, runs, axis=1).mean(1)
-    return Difference(float(found.samples.mean()), *map(float, np.quantile(drawn, (0.025, 0.975))))
-
-
-def mean_accuracy(found: Outcome) -> Difference:
-    """Certified accuracy in percent, its mean over epsilons, with a 95% interval over images and runs."""
-    return accuracy_difference(found.radii, np.full_like(found.radii, -1), EPSILONS)
-
-
 def plans_table(found: dict[tuple[str, int], Outcome]) -> pd.DataFrame:
     """Certified accuracy in percent, ACR and samples of every plan and n at a noise level.
 
@@ -142,7 +128,7 @@ def plans_table(found: dict[tuple[str, int], Outcome]) -> pd.DataFrame:
             for epsilon, share in zip(EPSILONS, shares, strict=True)
         }
         lost = accuracy_difference(one.radii, reference.radii, EPSILONS)
-        samples, exact = mean_samples(one), plan == "fixed"
+        samples, exact = mean_interval(one.samples), plan == "fixed"
         rows[plan, ("" if exact else "≤ ") + f"{n:,}" + (", projected" if one.is_projected else "")] = {
             "samples an image": f"{samples.estimate:,.0f}"
             + ("" if exact else f" [{samples.low:,.0f}–{samples.high:,.0f}]"),
@@ -155,21 +141,26 @@ def plans_table(found: dict[tuple[str, int], Outcome]) -> pd.DataFrame:
     return table
 
 
-def findings(sigma: float) -> list[Finding]:
+def findings(sigma: float) -> list[Stated]:
     """What the counts say about n and the plan."""
     found = outcomes(sigma)
     reference = found[REFERENCE]
+    images = reference.samples.shape[1]
     rows, at = [], f"σ = {sigma:g}"
+
+    def state(text: str, unit: str, difference: Difference) -> Stated:
+        return Stated(text, unit, Measured(difference, images=images, n=reference.n, alpha=Hits.of(sigma).alpha))
+
     for n in (100, 1000):
         gain = accuracy_difference(reference.radii, found["fixed", n].radii, EPSILONS)
-        rows.append(Finding(f"{at}: n = 10,000 certifies more than n = {n:,}", gain, "points"))
+        rows.append(state(f"{at}: n = 10,000 certifies more than n = {n:,}", "points", gain))
         wider = best_difference(reference.acr[:, None, None], found["fixed", n].acr[:, None, None])
-        rows.append(Finding(f"{at}: and has a larger ACR than n = {n:,}", wider, "radius"))
+        rows.append(state(f"{at}: and has a larger ACR than n = {n:,}", "radius", wider))
     early = found["sequential", 10_000]
     lost = accuracy_difference(reference.radii, early.radii, EPSILONS)
-    rows.append(Finding(f"{at}: stopping early loses certified accuracy, at n ≤ 10,000", lost, "points"))
+    rows.append(state(f"{at}: stopping early loses certified accuracy, at n ≤ 10,000", "points", lost))
     large = accuracy_difference(found["sequential", 10_000].radii, found["fixed", 1000].radii, EPSILONS)
-    rows.append(Finding(f"{at}: plan sequential at n ≤ 10,000 certifies more than fixed n = 1,000", large, "points"))
+    rows.append(state(f"{at}: plan sequential at n ≤ 10,000 certifies more than fixed n = 1,000", "points", large))
     return rows
 
 

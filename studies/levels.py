@@ -11,7 +11,6 @@ from itertools import combinations, pairwise
 import numpy as np
 import pandas as pd
 
-from studies.ablation_tables import EPSILONS
 from cpur.accuracy import wilson
 from cpur.compare import signed_radii
 from cpur.config import CertifyConfig
@@ -22,9 +21,11 @@ from cpur.paths import anchored
 from cpur.records import load_record, record_files
 from cpur.tables import percent
 from studies.ablation import SEEDS as TRAINING_SEEDS
+from studies.ablation_tables import EPSILONS
 from studies.cascade_tables import single_radii
+from studies.findings import Measured
 from studies.records import TUNED
-from studies.sampling_tables import Finding
+from studies.sampling_tables import Stated, mean_accuracy, mean_interval
 
 SIGMAS = (0.12, 0.25, 0.5, 1.0)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -66,16 +67,14 @@ def radii(which: str, sigmas: tuple[float, ...], rule: str = "max", threshold: f
 @cache
 def acr(which: str, sigmas: tuple[float, ...], rule: str = "max", threshold: float = 0.5) -> Difference:
     """The average certified radius with a 95% interval, bootstrapped over training seeds and images."""
-    found = radii(which, sigmas, rule, threshold).clip(0)[:, :, None]
-    return best_difference(found, np.zeros_like(found))
+    return mean_interval(radii(which, sigmas, rule, threshold).clip(0)[:, 0])
 
 
 def accuracy(
     which: str, sigmas: tuple[float, ...], rule: str, threshold: float, epsilons: Sequence[float] = EPSILONS
 ) -> Difference:
     """Certified accuracy in percent, its mean over epsilons, with a 95% interval over training seeds and images."""
-    found = radii(which, sigmas, rule, threshold)
-    return accuracy_difference(found, np.full_like(found, -1), epsilons)
+    return mean_accuracy(radii(which, sigmas, rule, threshold), epsilons)
 
 
 def behaviour(levels: LevelCounts, threshold: float = 0.5) -> dict[str, np.ndarray]:
@@ -97,8 +96,7 @@ def behaved(which: str, sigmas: tuple[float, ...], threshold: float, measure: st
 
 def errs(which: str, sigmas: tuple[float, ...], threshold: float, measure: str) -> Difference:
     """The mean of one measure of :func:`behaviour` with its 95% interval."""
-    found = behaved(which, sigmas, threshold, measure)[:, None, None]
-    return best_difference(found, np.zeros_like(found))
+    return mean_interval(behaved(which, sigmas, threshold, measure))
 
 
 def _cells(which: str, sigmas: tuple[float, ...], threshold: float) -> dict[str, str]:
@@ -154,35 +152,41 @@ def in_words(sigmas: tuple[float, ...] = CHAIN[2]) -> str:
     return f"Over {named(sigmas)}, " + "; ".join(parts) + "."
 
 
-def threshold_findings(sigmas: tuple[float, ...] = CHAIN[2]) -> list[Finding]:
+def _stated(which: str, text: str, unit: str, difference: Difference) -> Stated:
+    """A sentence on one of the two sets of counts."""
+    found = counts(which, CHAIN[2])
+    config = found[0].header["config"]
+    basis = {"seeds": len(found), "images": len(found[0].index), "n": config["n"], "alpha": config["alpha"]}
+    return Stated(text, unit, Measured(difference, **basis))
+
+
+def threshold_findings(sigmas: tuple[float, ...] = CHAIN[2]) -> list[Stated]:
     """What a threshold above one half changes, over three training seeds."""
     found = []
     for rule in RULES:
         high, usual = (radii(SEEDS, sigmas, rule, p0) for p0 in (HIGH, USUAL))
         more = accuracy_difference(high, usual, [0.0])
         text = f"Rule {rule}: p0 = {HIGH:g} certifies more at radius 0 than p0 = {USUAL:g}"
-        found.append(Finding(text, more, "points"))
+        found.append(_stated(SEEDS, text, "points", more))
         wider = best_difference(usual.clip(0)[:, :, None], high.clip(0)[:, :, None])
-        found.append(Finding(f"Rule {rule}: p0 = {USUAL:g} has the larger ACR", wider, "radius"))
+        found.append(_stated(SEEDS, f"Rule {rule}: p0 = {USUAL:g} has the larger ACR", "radius", wider))
     high, usual = (behaved(SEEDS, sigmas, p0, "over-confidence %") for p0 in (HIGH, USUAL))
     fewer = best_difference(usual[:, None, None], high[:, None, None])
-    return [*found, Finding(f"p0 = {HIGH:g} halts at a wrong class less often", fewer, "points")]
+    return [*found, _stated(SEEDS, f"p0 = {HIGH:g} halts at a wrong class less often", "points", fewer)]
 
 
-def levels_findings() -> list[Finding]:
-    """What one level more changes: over three training seeds, the fourth level over one."""
+def levels_findings() -> list[Stated]:
+    """What one level more changes, and a cascade against its best level."""
     found = []
     for rule in RULES:
         for fewer, more in pairwise(CHAIN):
             which = SEEDS if min(more) >= 0.25 else LARGE
             pair = [radii(which, sigmas, rule).clip(0)[:, :, None] for sigmas in (more, fewer)]
             text = f"Rule {rule}: σ = {min(more):g} below {named(fewer)} raises the ACR"
-            found.append(
-                Finding(text + (", on 1 training seed" if which == LARGE else ""), best_difference(*pair), "radius")
-            )
+            found.append(_stated(which, text, "radius", best_difference(*pair)))
     for rule in RULES:
         ours = radii(SEEDS, CHAIN[2], rule).clip(0)[:, :, None]
         alone = np.stack([single_radii(levels) for levels in counts(SEEDS, CHAIN[2])]).clip(0)[:, :, None]
         text = f"Rule {rule}: the cascade {named(CHAIN[2])} has a larger ACR than its best level alone"
-        found.append(Finding(text, best_difference(ours, alone), "radius"))
+        found.append(_stated(SEEDS, text, "radius", best_difference(ours, alone)))
     return found

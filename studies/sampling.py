@@ -22,10 +22,10 @@ from cpur.engine import record_file
 from cpur.errors import InputError
 from cpur.measures import purified_images
 from cpur.purifiers import Purifier
-from cpur.records import load_record, standing
+from cpur.records import PACKED, load_record, standing
 from cpur.sampling import Draw, Sampler, Task, once
 from cpur.transport import displacement
-from studies.ablation import pack, packed_record
+from studies.ablation import pack
 from studies.records import TUNED
 from studies.samplers import Spec
 
@@ -85,9 +85,9 @@ class Row:
     @property
     def named(self) -> str:
         """Its name in sentences."""
-        several = {"heun": "Heun", "euler": "Euler"}.get(self.family, f"the {TITLES[self.family]}")
-        one = TITLES[self.family] if self.family == "onestep-edm" else f"the {TITLES[self.family]}"
-        return f"{several} with {self.steps} steps" if self.value is not None else one
+        name = {"heun": "Heun", "euler": "Euler", "features": "the fine-tuned consistency model"}.get(self.family)
+        name = name or ("the " if self.family == "consistency" else "") + TITLES[self.family]
+        return f"{name} with {self.steps} steps" if self.value is not None else name
 
     @property
     def subject(self) -> dict[str, str]:
@@ -142,8 +142,9 @@ class Study:
 
     def file(self, row: Row) -> Path:
         """Where the record of a row stands: with those of the other pages, where it is one of them."""
-        shared = standing(paths.root() / "records" / record_file(self.config(row)).name)
-        return shared if shared.is_file() else packed_record(self.config(row), self.folder)
+        name = record_file(self.config(row)).name
+        shared = standing(paths.root() / "records" / name)
+        return shared if shared.is_file() else self.folder / f"{name}{PACKED}"
 
     def load(self, row: Row) -> tuple[dict, pd.DataFrame]:
         """The record of a row.

@@ -12,12 +12,12 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from cpur.figures import PALETTE, finished, subplots
 from cpur.paired import Difference
 from studies import levels
-from studies.fewer import Outcome, mean_accuracy, mean_samples
+from studies.fewer import Outcome
 from studies.levels import CHAIN, LARGE, RULES, SEEDS, THRESHOLDS
 from studies.sampling import MEASURED, STEPS, TITLES, Row
-from studies.sampling_tables import BASE, StepRecords, Z
+from studies.sampling_tables import BASE, StepRecords, Z, mean_accuracy
 
-MEAN = "certified accuracy (%),\nmean over ε in {0, .25, .5, .75, 1}"
+MEAN = "certified accuracy (%), mean\nover ε in {0, .25, .5, .75, 1}"
 MARKERS = ("o", "s", "^", "D")
 
 
@@ -45,7 +45,7 @@ def _against_calls(axes: Axes, rows: list[Row], value: Callable[[Row], Differenc
 def steps_figure(records: StepRecords) -> Figure:
     """Certified accuracy against network calls, and the paired difference in ACR, with 95% intervals over images."""
     sigmas = sorted(records.study.sigmas)
-    figure, panels = subplots(2, len(sigmas), figsize=(3.6 * len(sigmas) + 0.8, 5.6), sharex=True)
+    figure, panels = subplots(2, len(sigmas), figsize=(3.6 * len(sigmas) + 0.8, 6.0), sharex=True)
     for (above, below), sigma in zip(panels.T, sigmas, strict=True):
         rows = records.rows(sigma)
         base = records.row(BASE, 1, sigma)
@@ -54,8 +54,8 @@ def steps_figure(records: StepRecords) -> Figure:
         below.axhline(0, color="0.3", linewidth=0.8)
         above.set(title=f"σ = {sigma:g}", xlabel="", ylim=(0, 100))
         above.title.set_fontsize(9)
-    panels[0, 0].set_ylabel(MEAN)
-    panels[1, 0].set_ylabel("ACR minus that of one-step EDM\n($\\ell_2$ of [0, 1] pixels)")
+    panels[0, 0].set_ylabel(MEAN, fontsize=9)
+    panels[1, 0].set_ylabel("ACR minus that of one-step EDM\n($\\ell_2$ of [0, 1] pixels)", fontsize=9)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     return finished(figure)
 
@@ -83,13 +83,14 @@ def samples_figure(found: Mapping[float, Mapping[tuple[str, int], Outcome]]) -> 
     for axes, (sigma, outcomes) in zip(panels, found.items(), strict=True):
         for plan, marker, color in zip(("fixed", "sequential"), MARKERS, sns.color_palette(PALETTE), strict=False):
             own = [one for (name, _), one in outcomes.items() if name == plan]
-            x, y = [mean_samples(one).estimate for one in own], [mean_accuracy(one) for one in own]
+            x, y = [one.samples.mean() for one in own], [mean_accuracy(one.radii) for one in own]
             _errorbar(axes, x, y, color=color, fmt=f"{marker}-", label=f"plan {plan}")
             hollow = [(a, b.estimate) for a, b, one in zip(x, y, own, strict=True) if one.is_projected]
             axes.plot(*zip(*hollow, strict=True), marker, color=color, markerfacecolor="white", zorder=5)
         axes.set(xscale="log", xlabel="noise samples an image", title=f"σ = {sigma:g}")
         axes.title.set_fontsize(9)
-    panels[0].set(ylabel=MEAN, ylim=(0, None))
+    panels[0].set(ylim=(0, None))
+    panels[0].set_ylabel(MEAN, fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     return finished(figure)
 

@@ -6,12 +6,14 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
-from studies.ablation_tables import EPSILONS
 from cpur.accuracy import average_certified_radius
 from cpur.compare import signed_radii
-from cpur.paired import Difference, accuracy_difference, best_difference
+from cpur.paired import RESAMPLES, Difference, accuracy_difference, best_difference
 from cpur.tables import cells
+from studies.ablation_tables import EPSILONS
+from studies.findings import Measured
 from studies.sampling import MEASURED, STEPS, TRANSPORT, Row, Study
 
 Z = 1.96  # of a 95% interval
@@ -19,25 +21,52 @@ BASE = "onestep-edm"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A sentence that a positive difference would bear out."""
+class Stated:
+    """A sentence that a positive difference would bear out, and what is found."""
 
     text: str
-    difference: Difference
-    unit: str  # points of certified accuracy, radius, or distance
+    unit: str
+    found: Measured
 
 
-def findings_table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """Each finding with its difference, positive where it is as the sentence says, and the verdict."""
+def stated_table(sentences: Sequence[Stated]) -> pd.DataFrame:
+    """Each sentence with its difference, positive where it is as it says, the verdict, and what that rests on."""
     return pd.DataFrame(
         {
             "finding": one.text,
-            "difference [95%]": format(one.difference, ".2f" if one.unit == "points" else ".3f"),
-            "unit": one.unit,
-            "verdict": one.difference.verdict,
+            "difference [95%]": one.found.figure(one.unit),
+            "verdict": one.found.verdict,
+            "rests on": one.found.basis,
         }
-        for one in findings
+        for one in sentences
     )
+
+
+def mean_interval(values: Float[np.ndarray, "seeds images"]) -> Difference:
+    """A mean over training seeds (or runs) and images with its 95% interval.
+
+    Guarantee: that of :func:`cpur.paired.best_difference` from zero, which it equals; the draws are kept.
+    """
+    weights, drawn = _draws(*values.shape)
+    means = np.take_along_axis((values @ weights).T, drawn, axis=1).mean(1)
+    return Difference(float(values.mean()), *map(float, np.quantile(means, (0.025, 0.975))))
+
+
+def mean_accuracy(radii: Float[np.ndarray, "seeds 1 images"], epsilons: Sequence[float] = EPSILONS) -> Difference:
+    """Certified accuracy in percent, its mean over epsilons, with its 95% interval."""
+    return mean_interval(100.0 * (radii[:, 0, :, None] >= np.asarray(epsilons)).mean(-1))
+
+
+@cache
+def _draws(seeds: int, images: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES).T / images
+    return weights, rng.integers(seeds, size=(RESAMPLES, seeds))
+
+
+def position(found: Difference) -> str:
+    """Where an interval lies; on one training seed that is no verdict."""
+    return {"held": "above 0", "did not hold": "below 0"}.get(found.verdict, "contains 0")
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,7 @@ class StepRecords:
 
     def radii(self, row: Row) -> np.ndarray:
         """Radii as a paired difference takes them: ``1 1 images``."""
-        return _radii(self.study, row)
+        return signed_radii(_loaded(self.study, row)[1])[None, None]
 
     def difference(self, ours: Row, theirs: Row) -> Difference:
         """In certified accuracy, points, its mean over epsilons."""
@@ -69,14 +98,13 @@ class StepRecords:
 
     def accuracy(self, row: Row) -> Difference:
         """Certified accuracy in percent, its mean over epsilons, with a 95% interval over images."""
-        radii = self.radii(row)
-        return accuracy_difference(radii, np.full_like(radii, -1), EPSILONS)
+        return mean_accuracy(self.radii(row))
 
     def table(self, sigma: float) -> pd.DataFrame:
         """Certified accuracy in percent with Wilson's interval, ACR, and the difference from one-step EDM."""
         base, table = self.row(BASE, 1, sigma), {}
         for row in self.rows(sigma):
-            header, frame = self.study.load(row)
+            header, frame = _loaded(self.study, row)
             table[row.title] = {
                 "calls": row.calls,
                 **cells(header, frame, EPSILONS),
@@ -117,12 +145,12 @@ class StepRecords:
         rows = self.rows(sigma)
         found = {row: self.accuracy(row).estimate for row in rows}
         worst, best = min(rows, key=found.get), max(rows, key=found.get)
-        surely = [row for row in rows if self.acr_difference(row, rows[0]).verdict == "held"]
-        less = [row for row in rows if self.acr_difference(row, rows[0]).verdict == "did not hold"]
+        larger = [row for row in rows if self.acr_difference(row, rows[0]).verdict == "held"]
+        smaller = [row for row in rows if self.acr_difference(row, rows[0]).verdict == "did not hold"]
         return (
             f"At σ = {sigma:g} the mean over ε goes from {found[worst]:.1f}% ({worst.named}) to {found[best]:.1f}% "
-            f"({best.named}). Of {len(rows) - 1} samplers, {len(surely)} have an ACR surely above that of one-step "
-            f"EDM, and {len(less)} one surely below it."
+            f"({best.named}). Of {len(rows) - 1} other samplers, {len(larger)} have a larger ACR than one-step EDM, "
+            f"and {len(smaller)} a smaller one, by intervals that do not contain 0."
         )
 
     def pairs(self, sigma: float) -> list[tuple[Row, Row]]:
@@ -134,7 +162,7 @@ class StepRecords:
         return [(heun[-1], base), (heun[-1], heun[0]), *equal, *more, (heun[-1], self.row("features", 1, sigma))]
 
     def comparisons(self) -> pd.DataFrame:
-        """Paired differences of samplers with 95% bootstrap intervals over images, and the verdicts."""
+        """Paired differences of samplers with 95% bootstrap intervals over images, and where these lie."""
         rows = []
         for sigma in sorted(self.study.sigmas):
             for ours, theirs in self.pairs(sigma):
@@ -144,33 +172,32 @@ class StepRecords:
                         "σ": f"{sigma:g}",
                         "finding": f"{ours.named} certifies more than {theirs.named}",
                         "points [95%]": str(points),
-                        "by points": points.verdict,
+                        "points": position(points),
                         "ACR [95%]": f"{wider:.3f}",
-                        "by ACR": wider.verdict,
+                        "ACR": position(wider),
                     }
                 )
         return pd.DataFrame(rows)
 
-    def transport_findings(self) -> list[Finding]:
-        """What the purified test images say, 500 of them, with intervals over images."""
-        steps = STEPS["heun"][-1]
-        found = []
+    def transport_comparisons(self) -> pd.DataFrame:
+        """What more the purified test images show than after one-step EDM: the way they moved, and right classes."""
+        rows = []
         for sigma in MEASURED:
-            far, model, right = (
-                self.moved("heun", steps, sigma),
-                self.moved("consistency", 1, sigma),
-                self.moved("heun", steps, sigma, "right"),
-            )
-            found += [
-                Finding(
-                    f"σ = {sigma:g}: Heun with {steps} steps moves images further than one-step EDM", far, "distance"
-                ),
-                Finding(f"σ = {sigma:g}: so does the consistency model", model, "distance"),
-                Finding(f"σ = {sigma:g}: after Heun more images are classified right", right, "points"),
-            ]
-        return found
+            for family, steps in (("heun", STEPS["heun"][-1]), ("euler", STEPS["euler"][-1]), ("consistency", 1)):
+                far, right = (self.moved(family, steps, sigma, measure) for measure in ("T", "right"))
+                rows.append(
+                    {
+                        "σ": f"{sigma:g}",
+                        "sampler": self.row(family, steps, sigma).named,
+                        "T more [95%]": f"{far:.3f}",
+                        "T": position(far),
+                        "points classified right more [95%]": str(right),
+                        "right": position(right),
+                    }
+                )
+        return pd.DataFrame(rows)
 
 
 @cache
-def _radii(study: Study, row: Row) -> np.ndarray:
-    return signed_radii(study.load(row)[1])[None, None]
+def _loaded(study: Study, row: Row) -> tuple[dict, pd.DataFrame]:
+    return study.load(row)

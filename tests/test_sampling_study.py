@@ -13,6 +13,7 @@ from cpur.cascade import level_bounds
 from cpur.classifiers import classifier_hash
 from cpur.errors import InputError
 from cpur.multiscale import LevelCounts
+from cpur.paired import accuracy_difference, best_difference
 from cpur.plans import minimum_hits
 from cpur.purifiers import PFODE, load_purifier
 from cpur.records import record_files
@@ -24,10 +25,9 @@ from studies.fewer import EPSILONS, Hits, outcome, projected, thinned
 from studies.samplers import Euler, MultiStep, Spec, keyed_noise, sampled
 from studies.sampling import CHOICES, MEASURED, TRANSPORT, Row, Study, chosen
 from studies.sampling_figures import steps_figure, transport_figure
-from studies.sampling_tables import StepRecords, findings_table
+from studies.sampling_tables import StepRecords, mean_accuracy, mean_interval, stated_table
 
 COMMITTED = Study()
-VERDICTS = {"held", "did not hold", "undecided"}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,16 @@ def test_table_of_plans():
     assert table["samples an image"].tolist() == ["200", "10,100", "100,100"]
     assert table["points minus fixed, 10,000"].iloc[1] == ""
     assert table["points minus fixed, 10,000"].iloc[0].startswith("-")
+
+
+def test_a_mean_is_a_difference_from_zero():
+    rng = np.random.default_rng(3)
+    for shape in ((1, 40), (3, 40)):
+        radii = rng.uniform(-0.3, 1, size=shape)[:, None]
+        assert mean_accuracy(radii) == accuracy_difference(radii, np.full_like(radii, -1), EPSILONS)
+        assert mean_interval(radii[:, 0]).low == pytest.approx(
+            best_difference(radii[:, :, None], 0 * radii[:, :, None]).low
+        )
 
 
 def test_one_step_of_the_ode_is_the_denoiser(noisy):
@@ -231,11 +241,10 @@ def test_tables_and_figures_of_the_committed_records():
     assert set(steps.transport_table()) == {"calls", *(f"T, sigma {sigma:g}" for sigma in MEASURED)}
     moved = steps.moved("heun", 8, 0.5)
     assert moved.low < moved.estimate < moved.high
-    found = findings_table(steps.transport_findings())
-    assert set(found.verdict) <= VERDICTS
+    assert len(steps.transport_comparisons()) == 3 * len(MEASURED)
     compared = steps.comparisons()
     assert len(compared) == 2 * len(steps.pairs(0.5))
-    assert set(compared["by points"]) | set(compared["by ACR"]) <= VERDICTS
+    assert set(compared["points"]) | set(compared["ACR"]) <= {"above 0", "below 0", "contains 0"}
     for ours, theirs in steps.pairs(0.5):
         found, back = steps.acr_difference(ours, theirs), steps.acr_difference(theirs, ours)
         assert found.estimate == pytest.approx(-back.estimate)
@@ -280,4 +289,6 @@ def test_levels_of_the_committed_counts():
     assert (table["over-smoothing %"].astype(float).diff().dropna() <= 0).all()
     by_max, by_first = (levels.radii(levels.LARGE, levels.CHAIN[2], rule) for rule in levels.RULES)
     assert (by_max.clip(0) >= by_first.clip(0)).all()  # on the same bounds
-    assert set(findings_table(levels.threshold_findings()).verdict) <= VERDICTS
+    found = stated_table(levels.threshold_findings())
+    assert set(found.verdict) <= {"held", "did not hold", "undecided"}
+    assert found["rests on"].str.endswith("500 images, 3 seeds").all()
