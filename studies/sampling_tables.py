@@ -172,9 +172,9 @@ class StepRecords:
                         "σ": f"{sigma:g}",
                         "finding": f"{ours.named} certifies more than {theirs.named}",
                         "points [95%]": str(points),
-                        "points": position(points),
+                        "points lie": position(points),
                         "ACR [95%]": f"{wider:.3f}",
-                        "ACR": position(wider),
+                        "ACR lies": position(wider),
                     }
                 )
         return pd.DataFrame(rows)
@@ -190,9 +190,9 @@ class StepRecords:
                         "σ": f"{sigma:g}",
                         "sampler": self.row(family, steps, sigma).named,
                         "T more [95%]": f"{far:.3f}",
-                        "T": position(far),
+                        "T lies": position(far),
                         "points classified right more [95%]": str(right),
-                        "right": position(right),
+                        "right lies": position(right),
                     }
                 )
         return pd.DataFrame(rows)

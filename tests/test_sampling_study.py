@@ -244,7 +244,7 @@ def test_tables_and_figures_of_the_committed_records():
     assert len(steps.transport_comparisons()) == 3 * len(MEASURED)
     compared = steps.comparisons()
     assert len(compared) == 2 * len(steps.pairs(0.5))
-    assert set(compared["points"]) | set(compared["ACR"]) <= {"above 0", "below 0", "contains 0"}
+    assert set(compared["points lie"]) | set(compared["ACR lies"]) <= {"above 0", "below 0", "contains 0"}
     for ours, theirs in steps.pairs(0.5):
         found, back = steps.acr_difference(ours, theirs), steps.acr_difference(theirs, ours)
         assert found.estimate == pytest.approx(-back.estimate)
