@@ -19,13 +19,13 @@ from studies.cascade_tables import (
     acr_max,
     acr_released,
     at_threshold,
-    levels_asked,
+    levels_visited,
     over_confidence,
     over_smoothing,
     right_votes,
     strongest_fails,
 )
-from studies.findings import OURS, Claim, Elsewhere, Measured, Proven, always, examined, table
+from studies.findings import OURS, Claim, Measured, elsewhere, examined, proven, table
 from studies.shift import CLOSE, Shift, gap
 
 HIGH = 0.7  # a threshold p0 above one half
@@ -69,7 +69,7 @@ def _few_levels(variant: str, at_most: float):
     def found(sources: Any) -> Measured:
         study: CascadeAblation = sources.cascades
         seeds = study.seeds(variant)
-        asked = study.each(variant, seeds, levels_asked)
+        asked = study.each(variant, seeds, levels_visited)
         return Measured(seed_difference(np.full_like(asked, at_most), asked), len(seeds), asked.shape[1], Workbench.n)
 
     return found
@@ -101,24 +101,16 @@ def _points(text: str, source: str, find: Callable, command: str = CALIBRATION) 
     return Claim(text, source, "points", command, find)
 
 
-def _proven(text: str, source: str, holds: bool, test: str) -> Claim:
-    return Claim(text, source, "", f"pytest tests/{test.split('::')[0]}", always(Proven(holds, test)))
-
-
-def _elsewhere(text: str, source: str, reason: str, command: str) -> Claim:
-    return Claim(text, source, "", command, always(Elsewhere(reason)))
-
-
 DDPM, TUNED = "onestep-ddpm", "calibrated"
 VOTES, HIGHER_VOTES = (DDPM, right_votes), (DDPM, at_threshold(right_votes, HIGH))
 CLAIMS = (
-    _proven(
+    proven(
         "No certificate of a cascade is false, for p0 of one half and above",
         "theorem 3.1",
         True,
         "test_cascade.py::test_no_exact_certificate_is_false",
     ),
-    _proven(
+    proven(
         "The same formula is a certificate for any p0",
         "released code",
         False,
@@ -130,12 +122,12 @@ CLAIMS = (
         _against_best_level(DDPM, acr_first),
     ),
     _points(
-        "It fails to halt less often than its strongest level alone",
+        "A cascade fails to halt less often than its strongest level",
         "author response",
         _gap((DDPM, strongest_fails), (DDPM, over_smoothing)),
     ),
     Claim(
-        "It asks at most 1.5 levels on average, thanks to early halting",
+        "A cascade asks at most 1.5 of three levels on average",
         "author response",
         "levels",
         CALIBRATION,
@@ -160,7 +152,7 @@ CLAIMS = (
         _between("brier-10x", "denoising", acr_max),
     ),
     _radius(
-        "Anti-consistency alone raises it (rule max)",
+        "Anti-consistency alone raises the radius (rule max)",
         "ablation of the terms",
         _between("anticonsistency-10x", "denoising", acr_max),
     ),
@@ -188,13 +180,13 @@ CLAIMS = (
         _other_writers,
         SHIFTED,
     ),
-    _elsewhere(
+    elsewhere(
         "The same on ImageNet, ImageNet-A and ImageNet-R",
         "table 2",
         "needs ImageNet",
         "papermill notebooks/multiscale.ipynb runs/cascade.ipynb -p dataset imagenet",
     ),
-    _elsewhere(
+    elsewhere(
         "Tuning the classifier too raises the radius further",
         "author response, table S1",
         "no record has both",
@@ -210,7 +202,9 @@ OWN = (
     _radius("Rule max certifies more than the released statistics", OURS, _gap((DDPM, acr_max), (DDPM, acr_released))),
     _radius("Calibration raises the certified radius by rule max", OURS, _between(TUNED, DDPM, acr_max)),
     _radius(
-        "More than the same training without its two terms (rule max)", OURS, _between(TUNED, "denoising", acr_max)
+        "Calibration certifies more than the same training without its terms (rule max)",
+        OURS,
+        _between(TUNED, "denoising", acr_max),
     ),
     _radius(
         "A consistency model gains from calibration (rule max)",

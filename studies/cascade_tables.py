@@ -88,7 +88,7 @@ acr_max, acr_first, acr_alone = (partial(certified_radius, radii) for radii in (
 acr_released = partial(certified_radius, partial(cascade_radii, "released"))
 
 
-def levels_asked(levels: LevelCounts, threshold: float = 0.5) -> np.ndarray:
+def levels_visited(levels: LevelCounts, threshold: float = 0.5) -> np.ndarray:
     """How many levels the cascade asks of each image, from the largest sigma down, until one halts."""
     halts = halting(levels, threshold)[0][:, :-1]
     return np.where(halts.any(1), 1 + halts[:, ::-1].argmax(1), halts.shape[1]).astype(float)

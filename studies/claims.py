@@ -12,7 +12,7 @@ from cpur.paths import anchored
 from studies import cascade_claims, consistency_claims, own_claims
 from studies.ablation_tables import Ablation
 from studies.cascade_tables import CascadeAblation
-from studies.findings import Claim, Found, Measured
+from studies.findings import UNDECIDABLE, Claim, Finding, Found, Measured, Missing
 from studies.shift import Shift
 
 GROUPS = {
@@ -53,12 +53,28 @@ class Sources:
         return Shift(f"{self.records}/shift")
 
 
-def tally(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def tally(found: Mapping[str, Found]) -> pd.DataFrame:
     """How many claims of each group have which verdict."""
-    verdicts = {name: table.verdict.str.partition(":")[0].value_counts() for name, table in tables.items()}
-    order = [*MARKS, "not decidable here"]
-    counted = pd.DataFrame(verdicts).reindex(order).fillna(0).astype(int).T
+    verdicts = {name: pd.Series([kind(finding) for _, finding in group]) for name, group in found.items()}
+    counted = pd.DataFrame({name: group.value_counts() for name, group in verdicts.items()})
+    counted = counted.reindex([*MARKS, UNDECIDABLE]).fillna(0).astype(int).T
     return counted.assign(claims=counted.sum(axis=1))
+
+
+def kind(finding: Finding) -> str:
+    """The verdict without its reason."""
+    return finding.verdict.partition(":")[0]
+
+
+def summary(found: Mapping[str, Found]) -> str:
+    """The claims that did not hold, and those whose evidence is not there, in sentences of Markdown."""
+    lines = []
+    for name, group in found.items():
+        failed = [claim.text for claim, finding in group if kind(finding) == "did not hold"]
+        missing = [claim.text for claim, finding in group if isinstance(finding, Missing)]
+        lines += [f"**{name}**: {len(failed)} of {len(group)} did not hold. {'; '.join(failed)}."] if failed else []
+        lines += [f"**{name}**, no record: {'; '.join(missing)}."] if missing else []
+    return "\n\n".join(lines)
 
 
 def forest(found: Found) -> Figure:
@@ -80,10 +96,10 @@ def forest(found: Found) -> Figure:
 
 def _panel(axes, unit: str, pairs: Sequence[tuple[Claim, Measured]]) -> None:
     for row, (_, finding) in enumerate(pairs):
-        marker, color = MARKS[finding.verdict.partition(":")[0]]
+        marker, color = MARKS[kind(finding)]
         found = finding.difference
         axes.hlines(row, found.low, found.high, color=color, linewidth=2)
-        axes.plot(found.estimate, row, marker, color=color, markersize=6)
+        axes.plot(found.estimate, row, marker, color=color, markersize=5)
     axes.axvline(0, color="0.2", linewidth=1)
     labels = [textwrap.fill(claim.text, WRAP) for claim, _ in pairs]
     axes.set_yticks(range(len(pairs)), labels, fontsize=7.5)

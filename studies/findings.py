@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from cpur.errors import InputError
 from cpur.paired import Difference
@@ -37,6 +38,7 @@ class Measured:
         images: test images, or simulated ones.
         n: noise samples of a certificate.
         alpha: of a certificate.
+        note: a figure more.
     """
 
     difference: Difference
@@ -44,6 +46,7 @@ class Measured:
     images: int | None = None
     n: int | None = None
     alpha: float | None = None
+    note: str = ""
 
     def figure(self, unit: str) -> str:
         return f"{self.difference:.{DIGITS.get(unit, 2)}f} {unit}"
@@ -52,7 +55,7 @@ class Measured:
     def basis(self) -> str:
         parts = {"n = {:,}": self.n, "α = {:g}": self.alpha, "{:,} images": self.images, "{} seeds": self.seeds}
         text = ", ".join(text.format(value) for text, value in parts.items() if value is not None)
-        return text.replace(", 1 seeds", ", 1 seed")
+        return text.replace(", 1 seeds", ", 1 seed") + (f"; {self.note}" if self.note else "")
 
     @property
     def verdict(self) -> str:
@@ -159,9 +162,30 @@ def always(finding: Finding) -> Callable[[Any], Finding]:
     return lambda sources: finding
 
 
+def proven(text: str, source: str, holds: bool, test: str) -> Claim:
+    """A claim that a theorem, an enumeration or a count decides."""
+    return Claim(text, source, "", f"pytest tests/{test.partition('::')[0]}", always(Proven(holds, test)))
+
+
+def elsewhere(text: str, source: str, reason: str, command: str) -> Claim:
+    """A claim that cannot be decided here; the command is what would help to."""
+    return Claim(text, source, "", command, always(Elsewhere(reason)))
+
+
 def examined(claims: Iterable[Claim], sources: Any) -> Found:
     """Each claim with what is found of it."""
     return [(claim, claim.found(sources)) for claim in claims]
+
+
+def shown_table(found: Found) -> Styler:
+    """The same as :func:`table`, for a page."""
+    return left_aligned(table(found))
+
+
+def left_aligned(frame: pd.DataFrame) -> Styler:
+    """A table whose text starts at the left, without its index."""
+    left = [{"selector": "th, td, caption", "props": "text-align: left"}]
+    return frame.style.hide(axis="index").set_table_styles(left)
 
 
 def table(found: Found) -> pd.DataFrame:

@@ -11,7 +11,9 @@ from pandas.io.formats.style import Styler
 from cpur.errors import InputError
 from cpur.figures import PALETTE, finished, subplots
 from cpur.paired import Difference
+from studies.ablation_tables import EPSILONS
 from studies.claims import Sources
+from studies.findings import left_aligned
 from studies.published import Published, beside
 
 DASH = "—"
@@ -90,7 +92,7 @@ class Result:
     def show(self, sources: Sources) -> Styler:
         """The table with its caption."""
         caption = f"{self.title}. Beside: {self.source} of {self.paper}. Ours are made by: {self.command}"
-        return self.table(sources).style.hide(axis="index").set_caption(caption)
+        return left_aligned(self.table(sources)).set_caption(caption)
 
     def _line(self, method: str, data: str, figures: Mapping, basis: str) -> dict[str, str]:
         cells = {c: cell(figures.get(c), DIGITS.get(c, self.digits)) for c in self.columns}
@@ -125,9 +127,11 @@ def beside_figure(result: Result, sources: Sources) -> Figure:
         for entry in entries:
             _line(left, entry.figures, styles[method], 0.0, method)
     for place, (method, rows) in enumerate(result.ours(sources).items()):
-        shift = 0.014 * (place - len(result.rows) / 2)  # so that intervals do not hide one another
+        shift = 0.007 * (place - (len(result.rows) - 1) / 2)  # so that intervals do not hide one another
         for row in rows:
             _line(right, row.figures, styles[method], shift, method)
+    for axes in (left, right):
+        axes.set(xlim=(-0.06, 1.06), xticks=EPSILONS)
     left.set(title=f"{result.data}, published", xlabel=RADIUS, ylabel="certified accuracy (%)", ylim=(-2, 102))
     right.set(title="ours, on digits", xlabel=RADIUS)
     handles, names = right.get_legend_handles_labels()

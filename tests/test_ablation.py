@@ -5,15 +5,17 @@ import shlex
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 
 from cpur import CertifyConfig, FinetuneConfig
-from cpur.ablation import CLAIMS, Ablation, accuracy_table, claims_table, deciding_commands, measure_table
 from cpur.paths import root
 from studies.ablation import VARIANTS, Workbench
+from studies.ablation_tables import Ablation, accuracy_table, measure_table
+from studies.consistency_claims import CLAIMS, Gap, claims_table, deciding_commands
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +74,38 @@ class Planted(Ablation):
         return np.full((len(seeds), 3), float(list(VARIANTS).index(variant)))
 
 
+GAPS = [claim for claim in CLAIMS if isinstance(claim.find, Gap)]
+
+
 def test_verdicts_follow_what_was_planted():
     table = claims_table(Planted("nowhere"))
-    rank = list(VARIANTS).index
-    assert list(table.verdict[len(CLAIMS) :]) == ["not decidable on digits"] * 2
-    for claim, verdict in zip(CLAIMS, table.verdict[: len(CLAIMS)], strict=True):
-        higher = rank(claim.better) > rank(claim.worse)
-        assert verdict == ("held" if higher == (claim.column is None) else "did not hold"), claim.text
+    assert len(table) == len(GAPS) == 19
+    for claim, verdict in zip(GAPS, table.verdict, strict=True):
+        gap = claim.find
+        if gap.margin:
+            continue
+        ranks = list(VARIANTS).index(gap.better) - list(VARIANTS).index(gap.worse)
+        assert verdict == ("held" if (ranks > 0) == (gap.column is None) else "did not hold"), claim.text
+
+
+def test_a_margin_is_taken_off():
+    sources = SimpleNamespace(ablation=Planted("nowhere"))
+    without, asked = (Gap("features", "onestep-ddpm", margin=m)(sources).difference for m in (0.0, 5.0))
+    # Five ranks of four images of 100, certified at two of the five radii.
+    assert without.estimate == pytest.approx(8)
+    assert [asked.low, asked.estimate, asked.high] == pytest.approx(
+        [without.low - 5, without.estimate - 5, without.high - 5]
+    )
 
 
 def test_few_seeds_decide_nothing():
     table = claims_table(Planted("nowhere", count=2))
-    assert set(table.verdict[: len(CLAIMS)]) == {"undecided: 2 of 3 seeds"}
+    assert set(table.verdict) == {"undecided: 2 of 3 seeds"}
 
 
 def test_claims_are_about_variants():
-    for claim in CLAIMS:
-        assert {claim.better, claim.worse} <= set(VARIANTS)
+    for claim in GAPS:
+        assert {claim.find.better, claim.find.worse} <= set(VARIANTS)
 
 
 def test_deciding_commands_have_real_parameters():
@@ -99,8 +116,8 @@ def test_deciding_commands_have_real_parameters():
         "transport": set(re.findall(r"^(\w+):", transport, re.M)),
     }
     certify = {field.name for field in fields(CertifyConfig)}
-    for claim in CLAIMS:
-        for command in deciding_commands(claim):
+    for claim in GAPS:
+        for command in deciding_commands(claim.find):
             words = shlex.split(command)
             if words[0] == "cpur":
                 assert {word[2:].replace("-", "_") for word in words if word.startswith("--")} <= certify
