@@ -56,7 +56,7 @@ def test_formulas_of_docstrings_are_formulas(module):
     for name, text in docstrings(root() / f"{module.replace('.', '/')}.py"):
         assert "$" not in text, name
         assert not re.search(r"[\t\a\b\f\v\r]", text), f"{name}: a backslash was read as an escape: make it r-quoted"
-        prose = re.sub(r"\.\. math::.*?(?=\n\n|\Z)", "", text, flags=re.S)
+        prose = re.sub(r"\.\. math::.*?(?=\n\n\S|\Z)", "", text, flags=re.S)
         prose = re.sub(r":math:`[^`]*`|``.*?``", "", prose, flags=re.S)
         assert not re.search(r"\\[a-z]{2,}", prose), f"{name}: TeX outside of a formula"
 
