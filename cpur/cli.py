@@ -62,12 +62,13 @@ def _certify(config: CertifyConfig | MultiscaleConfig, shard: int, shards: int) 
     import torch
 
     from cpur import engine
+    from cpur.checkpoints import inference_device
     from cpur.progress import certification_bar
     from cpur.shares import Share
 
     share = Share.from_environment(shard, shards)
     if share.rank is not None and config.device == "cuda":
-        torch.cuda.set_device(share.local_rank)
+        torch.cuda.set_device(inference_device(f"cuda:{share.local_rank}"))
     file = engine.record_file(config)
     try:
         # One bar is enough where ranks work side by side.

@@ -92,3 +92,11 @@ def test_help_names_every_command():
     done = subprocess.run([sys.executable, "-m", "cpur", "--help"], capture_output=True, text=True, timeout=120)
     for command in cli.COMMANDS:
         assert command.__name__ in done.stdout
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch, rejected):
+    """In one sentence, before anything is sampled."""
+    share = type("Rank", (), {"rank": 0, "local_rank": 7, "finished": None})
+    monkeypatch.setattr("cpur.shares.Share.from_environment", lambda *_: share)
+    with rejected("device must be one that torch can use here, such as cpu; got 'cuda:7'"):
+        cli.certify(replace(SMALL, device="cuda"))
