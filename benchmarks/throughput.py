@@ -10,6 +10,7 @@ The naive loop is written anew after what public code does: one image at a time,
 
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cpur import load_classifier, load_dataset, load_purifier
 from cpur.arithmetic import Arithmetic
-from cpur.checkpoints import DiffusersNetwork, count_parameters
+from cpur.checkpoints import DiffusersNetwork, count_parameters, inference_device
 from cpur.classifiers import BaseClassifier
 from cpur.engine import THREADS, device_name, side_by_side
+from cpur.errors import InputError
 from cpur.purifiers import OneStepEDM
 from cpur.sampling import Draw, Sampler, Task, once
 
@@ -268,6 +270,10 @@ def main(
         steps: settings of the large pipeline.
         out: file that the figures are written to, as JSON, and what is printed beside it as text.
     """
+    try:
+        inference_device(device)
+    except InputError as error:
+        sys.exit(f"throughput: {error}")
     figures = {"device": device_name(device), "torch": torch.__version__}
     if device == "cpu" and not tiny:
         figures |= on_cpu(rounds, images, n, seconds)
