@@ -179,20 +179,29 @@ def examined(claims: Iterable[Claim], sources: Any) -> Found:
 
 def shown_table(found: Found) -> Styler:
     """The same as :func:`table`, for a page."""
-    return left_aligned(table(found))
+    styled = small(table(found), ["difference [95%]"]).set_properties(subset=["claim"], **{"min-width": "13em"})
+    return styled.set_properties(subset=["rests on", "made by"], **{"min-width": "10em", "overflow-wrap": "anywhere"})
 
 
-def left_aligned(frame: pd.DataFrame) -> Styler:
-    """A table whose text starts at the left, without its index."""
-    left = [{"selector": "th, td, caption", "props": "text-align: left"}]
-    return frame.style.hide(axis="index").set_table_styles(left)
+def small(frame: pd.DataFrame, whole: Sequence[str]) -> Styler:
+    """A table in small print, without its index; its text starts at the left, and some columns are never broken."""
+    look = [
+        {"selector": "", "props": "font-size: 0.8em"},
+        {
+            "selector": "th, td, caption",
+            "props": "text-align: left; vertical-align: top; padding: 0.25em 0.6em 0.25em 0",
+        },
+        {"selector": "td", "props": "border-top: 1px solid #ccc; line-height: 1.3"},
+    ]
+    styled = frame.style.hide(axis="index").set_table_styles(look)
+    return styled.set_properties(subset=list(whole), **{"white-space": "nowrap"})
 
 
 def table(found: Found) -> pd.DataFrame:
     """Each claim with its figure, positive where it is as claimed, what that rests on, the verdict and the command."""
     rows = [
         {
-            "claim": f"{claim.text} ({claim.source})",
+            "claim": claim.text if claim.source == OURS else f"{claim.text} ({claim.source})",
             "difference [95%]": finding.figure(claim.unit),
             "verdict": finding.verdict,
             "rests on": finding.basis,

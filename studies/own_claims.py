@@ -174,7 +174,7 @@ CLAIMS = (
         "Plan sequential is false with probability alpha at most, for every p",
         "test_plans.py::test_exact_error_is_at_most_alpha_for_every_p",
     ),
-    _own("Plan sequential takes fewer samples than plan fixed", "thousand samples", SAMPLES, fewer_samples),
+    _own("Plan sequential takes fewer samples than plan fixed", "k samples", SAMPLES, fewer_samples),
     _own(f"Plan sequential loses at most {LOST:g} points at any radius", "points", SAMPLES, little_lost),
     _own("The engine is quicker than the usual loop, on one thread", "ratio", THROUGHPUT, quicker("1")),
     _own("The engine is quicker than the usual loop, on two threads", "ratio", THROUGHPUT, quicker("2")),

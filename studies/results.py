@@ -13,7 +13,7 @@ from cpur.figures import PALETTE, finished, subplots
 from cpur.paired import Difference
 from studies.ablation_tables import EPSILONS
 from studies.claims import Sources
-from studies.findings import left_aligned
+from studies.findings import small
 from studies.published import Published, beside
 
 DASH = "—"
@@ -92,7 +92,7 @@ class Result:
     def show(self, sources: Sources) -> Styler:
         """The table with its caption."""
         caption = f"{self.title}. Beside: {self.source} of {self.paper}. Ours are made by: {self.command}"
-        return left_aligned(self.table(sources)).set_caption(caption)
+        return small(self.table(sources), self.columns).set_caption(caption)
 
     def _line(self, method: str, data: str, figures: Mapping, basis: str) -> dict[str, str]:
         cells = {c: cell(figures.get(c), DIGITS.get(c, self.digits)) for c in self.columns}
