@@ -20,7 +20,7 @@ from studies.record_index import find, find_files, like
 from studies.steered import MAKE, committed
 
 SAMPLES = "python benchmarks/samples.py --out benchmarks/results/samples.json"
-THROUGHPUT = "python benchmarks/throughput.py"
+THROUGHPUT = "python benchmarks/throughput.py --out benchmarks/results/throughput-cpu.json"
 FALSE = "python -m studies.cascade_errors --out records/cascade/false-certificates.csv"
 N0, N, ALPHA = 100, 100_000, 0.001  # of benchmarks/samples.py
 LOST = 0.1  # points of certified accuracy that plan sequential may lose
