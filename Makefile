@@ -7,13 +7,14 @@ P ?= -p sigma 0.5
 comma := ,
 space := $() $()
 
-.PHONY: certify test book assets models records ablations lint clean setup help
+.PHONY: certify test book assets explore models records ablations lint clean setup help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make certify   certify 200 test digits at sigma 0.5 into runs/ (P=\"-p sigma 0.25 ...\" for other parameters)"
 	@echo "make test      run the tests"
 	@echo "make book      build the book into _build/html, to be read offline (FRESH=1 runs every page anew; needs npm)"
+	@echo "make explore   open the explorer in the browser: one image, its noise, its votes, its certificate"
 	@echo "make models    train the embedded models from scratch into models/"
 	@echo "make records   make the committed records anew where they are missing (about an hour and a half)"
 	@echo "make ablations fine-tune, certify and measure every variant, where its records are missing (about six hours)"
@@ -43,12 +44,12 @@ certify: $(READY)
 # jaxtyping checks the shapes of the tensor functions at every call the tests make. cpur.config checks its own values.
 SHAPES = $(subst $(space),$(comma),$(strip \
   cpur.aces cpur.arithmetic cpur.attack cpur.augment cpur.backbones cpur.baselines \
-  cpur.calibration cpur.cascade cpur.checkpoints cpur.classifiers cpur.compare cpur.corruptions cpur.data \
+  cpur.calibration cpur.cascade cpur.checkpoints cpur.classifiers cpur.compare cpur.corruptions cpur.data cpur.explore \
   cpur.finetune cpur.images cpur.line cpur.losses cpur.measures cpur.metrics cpur.multiscale cpur.networks.cifar_resnets \
   cpur.networks.dhariwal_unet cpur.networks.edm_blocks cpur.networks.edm_state cpur.networks.edm_unet \
   cpur.networks.flax_names cpur.networks.ncsnpp cpur.networks.openai_blocks cpur.networks.openai_unet \
   cpur.networks.song_unet cpur.noise cpur.paired cpur.preprocessing cpur.purifiers cpur.released cpur.sampling \
-  cpur.schedules cpur.smooth cpur.transport studies.ablation_tables studies.pretrain))
+  cpur.schedules cpur.smooth cpur.transport cpur.views studies.ablation_tables studies.pretrain))
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
 
@@ -58,6 +59,9 @@ assets: $(READY)
 
 book: $(READY) assets
 	FRESH=$(FRESH) $(BIN)/jupyter-book build book/
+
+explore: $(READY)
+	$(BIN)/voila notebooks/explore.ipynb
 
 models: $(READY)
 	$(BIN)/python -m studies.models

@@ -26,6 +26,7 @@ RUNS = {  # the others read records only, and are run as pages of the book by te
     "multiscale": [SMALL],
     "finetune": [{"steps": 3, "batch_size": 16, "n": 100, "num_images": 4, "train": "both"}],
     "transport": [{"purifiers": ["onestep-edm", "consistency"], "sigmas": [0.5], "seeds": 1}],
+    "explore": [{"live": False, "images": [12], "sigmas": [0.5], "n": 50}],
     "pretrain": [{"train": True, "effort": 0.002}],
 }
 
@@ -61,7 +62,7 @@ def test_notebook_runs(name, tmp_path):
         text = json.dumps(done)
         assert ("image/png" in text) is (name != "checkpoints")
         assert "it/s" not in text  # no frozen progress bar
-        assert '"widgets"' not in text
+        assert ('"widgets"' in text) is (name == "explore")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
