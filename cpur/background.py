@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 Emit = Callable[[Any], None]
@@ -40,12 +41,12 @@ def sentence(error: Exception) -> str:
 
 
 class _Job:
-    """A job on its way: its thread, whether it is cancelled, and the results that wait for the page."""
+    """A job on its way: its thread, whether it is cancelled, and the calls that wait for the page."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
         self.lock = threading.Lock()
-        self.waiting: dict[type, Any] = {}
+        self.waiting: dict[type, Callable[[], None]] = {}
         self.thread: threading.Thread | None = None
 
 
@@ -79,40 +80,34 @@ class Background:
     def _run(self, job: _Job, work: Callable[[Emit], None], before: threading.Thread | None) -> None:
         if before is not None:
             before.join()
-
-        def emit(result: Any) -> None:
-            if job.cancelled.is_set():
-                raise Cancelled
-            with job.lock:
-                first = not job.waiting
-                job.waiting[type(result)] = result
-            if first:
-                self._post(self._deliver, job)
-
         with suppress(Cancelled):
             failure = None
             try:
                 if not job.cancelled.is_set():
-                    work(emit)
+                    work(lambda result: self._hand(job, type(result), partial(self._show, result)))
             except Exception as error:  # whatever foreign code raises: the page shows a sentence, and no traceback
                 failure = sentence(error)
-            if not job.cancelled.is_set():
-                self._post(self._finish, job, failure)
+            self._hand(job, Background, partial(self._end, failure))  # the last in the queue
+
+    def _hand(self, job: _Job, kind: type, call: Callable[[], None]) -> None:
+        if job.cancelled.is_set():
+            raise Cancelled
+        with job.lock:
+            first = not job.waiting
+            job.waiting[kind] = call
+        if first:
+            self._post(self._deliver, job)
 
     def _deliver(self, job: _Job) -> None:
         with job.lock:
-            result = job.waiting.pop(next(iter(job.waiting)))
+            call = job.waiting.pop(next(iter(job.waiting)))
             more = bool(job.waiting)
         if job.cancelled.is_set():
             return
         try:
-            self._show(result)
+            call()
         except Exception as error:
-            self._finish(job, sentence(error))
+            self._end(sentence(error))
             job.cancelled.set()
         if more:  # one at a time: between two the page may answer to a control
             self._post(self._deliver, job)
-
-    def _finish(self, job: _Job, failure: str | None) -> None:
-        if not job.cancelled.is_set():
-            self._end(failure)

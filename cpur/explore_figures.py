@@ -18,12 +18,12 @@ WIDTH = 4.5  # inches: one view; two stand side by side on a screen, and one fil
 def pictures_figure(pictures: Pictures, columns: int = 4) -> Figure:
     """Clean, noisy and purified images, framed by what the classifier sees: green is right."""
     rows = -(-len(pictures.names) // columns)
-    figure, axes = _board(columns, rows, height=1.38)
+    figure, axes = _board(columns, rows, height=1.43)
     for i, (name, calls) in enumerate(zip(pictures.names, pictures.calls, strict=True)):
         row, column = divmod(i, columns)
-        _tile(axes, column, 1.38 * row, pictures, i)
+        _tile(axes, column, 1.43 * row, pictures, i)
         below = [*wrap(name, 20), f"{calls} call{'s' if calls > 1 else ''}" if calls else ""]
-        axes.text(column + 0.5, 1.38 * row + 1.02, "\n".join(below), fontsize=8, ha="center", va="top")
+        axes.text(column + 0.5, 1.43 * row + 1.02, "\n".join(below), fontsize=8, ha="center", va="top")
     return finished(figure)
 
 
