@@ -1,6 +1,6 @@
 """What the explorer shows of one image, computed: no widget and no figure in here.
 
-Everything is what the rest of the package computes: the noisy copies are those of :class:`cpur.Smooth` with the same
+Everything is what the rest of the package computes: the noisy copies are those of :class:`~cpur.smooth.Smooth` with the same
 seed, the looks those of plan ``sequential``, the cascade that of :func:`cpur.cascade.certify_counts`.
 """
 
@@ -136,7 +136,7 @@ def jumps(purifier: Purifier) -> bool:
 def looks(stage: Stage, choice: Choice, seen: Callable[[Looks], None] = lambda _: None) -> Looks:
     """Certifies the choice by plan ``sequential``, to its last look; ``seen`` is given the state after every batch.
 
-    The counts are those of :meth:`cpur.Smooth.counts` with the same seed, image and batch size.
+    The counts are those of :meth:`~cpur.smooth.Smooth.counts` with the same seed, image and batch size.
 
     Guarantee: that of :class:`Looks`.
     """
