@@ -1,7 +1,7 @@
 """What the explorer shows of one image, computed: no widget and no figure in here.
 
-Everything is what the rest of the package computes: the noisy copies are those of :class:`~cpur.smooth.Smooth` with the same
-seed, the looks those of plan ``sequential``, the cascade that of :func:`cpur.cascade.certify_counts`.
+Everything is what the rest of the package computes: the noisy copies are those of :class:`~cpur.smooth.Smooth` with
+the same seed, the looks those of plan ``sequential``, the cascade that of :func:`cpur.cascade.certify_counts`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
