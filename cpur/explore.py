@@ -1,6 +1,6 @@
 """What the explorer shows of one image, computed: no widget and no figure in here.
 
-Everything is what the rest of the package computes: the noisy copies are those of :class:`~cpur.smooth.Smooth` with
+Everything is what the rest of the package computes: the noisy copies are those of :class:`cpur.smooth.Smooth` with
 the same seed, the looks those of plan ``sequential``, the cascade that of :func:`cpur.cascade.certify_counts`.
 """
 
@@ -136,9 +136,9 @@ def jumps(purifier: Purifier) -> bool:
 def looks(stage: Stage, choice: Choice, seen: Callable[[Looks], None] = lambda _: None) -> Looks:
     """Certifies the choice by plan ``sequential``, to its last look; ``seen`` is given the state after every batch.
 
-    The counts are those of :meth:`~cpur.smooth.Smooth.counts` with the same seed, image and batch size.
+    The counts are those of :meth:`cpur.smooth.Smooth.counts` with the same seed, image and batch size.
 
-    Guarantee: that of :class:`Looks`.
+    Guarantee: that of :class:`cpur.views.Looks`.
     """
     image, label = choice.image(stage)
     plan = sequential(stage.n0, choice.n, stage.alpha)
