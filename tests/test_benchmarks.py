@@ -52,6 +52,9 @@ def test_committed_figures_keep_the_promise():
     assert min(row["times_fewer"] for row in figures["simulated"]) >= 5
     assert max(max(row["lost_points"]) for row in figures["simulated"]) <= 0.1
     assert figures["digits"]["same_stream"]
+    for seconds in json.loads((folder / "explorer-cpu.json").read_text())["seconds"].values():
+        assert np.median(seconds["purified images"], axis=0)[1] < 0.3  # of processor time
+        assert np.median(seconds["first votes"], axis=0)[1] < 1
     timed = json.loads((folder / "throughput-cpu.json").read_text())
     for rates in timed["threads"].values():
         assert np.median(np.divide(rates["engine"], rates["naive"])) >= 1
@@ -59,7 +62,9 @@ def test_committed_figures_keep_the_promise():
     assert np.median(np.divide(processes["two"], processes["one"])) >= 1.8
 
 
-@pytest.mark.parametrize(("file", "report"), [("samples", "report"), ("throughput-cpu", "report_cpu")])
+@pytest.mark.parametrize(
+    ("file", "report"), [("samples", "report"), ("throughput-cpu", "report_cpu"), ("explorer-cpu", "report")]
+)
 def test_printed_figures_are_the_committed_ones(file, report, monkeypatch):
     monkeypatch.syspath_prepend(root() / "benchmarks")
     module = importlib.import_module(file.removesuffix("-cpu"))
