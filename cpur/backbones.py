@@ -12,7 +12,8 @@ model.safetensors and preprocessor_config.json, is read as well.
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,15 +108,30 @@ def load_transformers(checkpoint: str | Path) -> HubBackbone:
     settings = preprocessing.read(folder / preprocessing.FILE)
     read_json(folder / "config.json")
     try:
-        network, report = AutoModelForImageClassification.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+        with _no_bar():
+            network, report = AutoModelForImageClassification.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            )
     except Exception as error:  # the library and its readers raise many kinds
         raise InputError(f"transformers cannot read it: {first_line(error)}") from error
     agree(list(report["missing_keys"]), list(report["unexpected_keys"]))
     if network.num_labels < 2:
         raise InputError(f"a classifier needs num_labels of 2 or more; got {network.num_labels}")
     return HubBackbone(network, settings)
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without the progress bar of transformers, which a page would keep, frozen."""
+    from transformers.utils import logging
+
+    shown_before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown_before:
+            logging.enable_progress_bar()
 
 
 def load_torchvision(checkpoint: str | Path, model: str) -> Backbone:
