@@ -10,8 +10,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import poly_mmd
 
 from cpur.classifiers import DigitsCNN, embedded_features
 from cpur.errors import InputError, choose
@@ -88,6 +86,8 @@ def fid(real: Float[Tensor, "n c h w"], other: Float[Tensor, "m c h w"], feature
         raise InputError(
             f"FID needs more images than the {features.num_features} features; got {len(real)}: take more images"
         )
+    from torchmetrics.image.fid import FrechetInceptionDistance  # here, since torchmetrics takes seconds to import
+
     metric = FrechetInceptionDistance(features, normalize=True)
     for images, is_real in ((real, True), (other, False)):
         for batch in images.split(250):
@@ -102,6 +102,8 @@ def kid(real: Float[Tensor, "n c h w"], other: Float[Tensor, "m c h w"], feature
     Its expectation is 0 for equal distributions, whatever the size; a value can be negative.
     Source: Binkowski et al. (2018), by torchmetrics, on whole sets.
     """
+    from torchmetrics.image.kid import poly_mmd
+
     _comparable(real, other)
     maps = [torch.cat([features(batch) for batch in images.split(250)]).double() for images in (real, other)]
     return float(poly_mmd(*maps))
