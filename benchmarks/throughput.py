@@ -32,6 +32,8 @@ from cpur.purifiers import OneStepEDM
 from cpur.sampling import Draw, Sampler, Task, once
 
 SIGMA = 0.5
+# Processes forked from a server that has imported everything start at once; elsewhere each one imports anew.
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def naive_counts(base: nn.Module, x: torch.Tensor, n: int, batch_size: int, num_classes: int) -> np.ndarray:
@@ -102,7 +104,8 @@ def process(seconds: float, barrier, rates) -> None:
 
 def processes(count: int, seconds: float) -> float:
     """Samples a second of ``count`` processes at once."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(METHOD)
+    context.set_forkserver_preload(["cpur.engine", "cpur.purifiers", "diffusers.models.unets.unet_2d"])
     barrier, rates = context.Barrier(count), context.Queue()
     workers = [context.Process(target=process, args=(seconds, barrier, rates)) for _ in range(count)]
     for worker in workers:

@@ -2,46 +2,61 @@
 
 import importlib
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import tyro
 
 from cpur.paths import root
 
 
-def benchmark(name, out, *arguments):
-    command = [sys.executable, root() / "benchmarks" / f"{name}.py", "--out", out, *arguments]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(out.read_text()), done.stdout
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path, capsys):
+    """Runs a benchmark in this process, by the arguments of its command; gives its figures and what it prints."""
+    monkeypatch.syspath_prepend(root() / "benchmarks")
+
+    def run(name, *arguments):
+        out = tmp_path / "out.json"
+        tyro.cli(importlib.import_module(name).main, args=["--out", str(out), *arguments])
+        return json.loads(out.read_text()), capsys.readouterr().out
+
+    return run
 
 
-def test_throughput_of_the_digits(tmp_path):
-    sizes = ("--rounds", "1", "--images", "2", "--n", "500", "--seconds", "0.5")
-    figures, text = benchmark("throughput", tmp_path / "out.json", *sizes)
+def test_throughput_of_the_digits(benchmark):
+    figures, text = benchmark("throughput", "--rounds", "1", "--images", "2", "--n", "500", "--seconds", "0.5")
     assert all(rate > 0 for timed in figures["threads"].values() for rates in timed.values() for rate in rates)
+    assert all(rate > 0 for rates in figures["processes"].values() for rate in rates)
     assert "two / one" in text
 
 
-def test_throughput_of_the_large_networks(tmp_path):
+def test_throughput_of_the_large_networks(benchmark):
     """The path of a GPU, on the CPU."""
-    sizes = ("--tiny", "--rounds", "1", "--n", "64", "--batch-size", "32")
-    steps = ("--steps", "float32", "tf32", "bfloat16+channels_last")
-    figures, text = benchmark("throughput", tmp_path / "out.json", *sizes, *steps)
-    assert set(figures["rates"]) == {"naive", *steps[1:]}
+    steps = ("float32", "tf32", "bfloat16+channels_last")
+    sizes = ("--tiny", "--rounds", "1", "--n", "16", "--batch-size", "8")
+    figures, text = benchmark("throughput", *sizes, "--steps", *steps)
+    assert set(figures["rates"]) == {"naive", *steps}
     assert figures["flop"] > 1e6
     assert "TFLOP/s" in text
 
 
-def test_samples(tmp_path):
-    """A hundredth of the samples' precision, and the promise still holds; on digits the streams are one."""
-    figures, text = benchmark("samples", tmp_path / "out.json", "--runs", "10", "--digits-images", "1")
+def test_samples(benchmark):
+    """A hundredth of the samples' precision, and the promise still holds."""
+    figures, _ = benchmark("samples", "--runs", "10")
     assert figures["pooled_times_fewer"] >= 6
     assert all(row["times_fewer"] >= 5 for row in figures["simulated"])
     assert max(max(row["lost_points"]) for row in figures["simulated"]) <= 0.2
-    assert figures["digits"]["same_stream"]
+
+
+def test_samples_of_digits(benchmark, monkeypatch):
+    """On digits the streams are one."""
+    samples = importlib.import_module("samples")
+    monkeypatch.setattr(samples, "N", 20_000)
+    digits = samples.digits(1, 0.5, "onestep-edm")
+    assert digits["same_stream"]
+    assert digits["fixed"]["samples"] == 20_100
+    simulated = [samples.compare("beta", {"sigma": 0.5, "p_A": [0.9], "label_is_top": [True]}, 2)]
+    text = samples.report({"runs": 2, "simulated": simulated, "pooled_times_fewer": 1.0, "digits": digits})
     assert "certified accuracy" in text
 
 
