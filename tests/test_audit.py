@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -220,20 +218,21 @@ def test_other_files_are_named(tmp_path, rejected):
         audited(tmp_path / "odd")
 
 
-def test_command_prints_json(tmp_path):
+def test_command_prints_json(tmp_path, monkeypatch, capsys):
     file = written(tmp_path, made_up(100_000))
-    command = [sys.executable, "-m", "cpur", "audit", file.name, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["cpur", "audit", file.name, "--json"])
+    cli.main()
+    found = json.loads(capsys.readouterr().out)
     keys = {"rows", "max_radius", "acr", "certified_accuracy", "alpha_consistent", "alpha_excluded", "ties"}
     assert keys | {"cumulative_correct", "missing_rows"} <= set(found)
     assert found["alpha_consistent"] == [0.001]
     assert set(found["certified_accuracy"]) == {f"{r:g}" for r in RADII}
     (tmp_path / "empty").write_text("")
-    done = subprocess.run([*command[:4], "empty"], capture_output=True, text=True, cwd=tmp_path, timeout=100)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "is empty" in done.stderr
+    monkeypatch.setattr("sys.argv", ["cpur", "audit", "empty"])
+    with pytest.raises(SystemExit, match="is empty"):
+        cli.main()
+    assert capsys.readouterr().out == ""
 
 
 def test_own_records_and_their_export(tmp_path, capsys):

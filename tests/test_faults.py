@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cpur import CertifyConfig, certify_dataset, load_record
+from cpur import CertifyConfig, certify_dataset, cli, load_record
 from cpur.engine import header, prepare, record_file
 from cpur.paths import root
 from cpur.records import Record, read_lines
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_a_record_and_says_how_to_go_on(tmp_path):
     assert 3 <= len(load_record(record_file(config))[1]) < 200
 
 
-def test_torchrun_and_merge(tmp_path):
+def test_torchrun_and_merge(tmp_path, monkeypatch, capsys):
     """The literal commands of the page on clusters; each image is certified once."""
     config = replace(RUN, num_images=20, records_dir=str(tmp_path))
     run = start("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "cpur", "certify", *flags(config))
@@ -159,10 +159,9 @@ def test_torchrun_and_merge(tmp_path):
     assert "cpur merge" in output
     (folder,) = tmp_path.glob("*.parts")
     assert {part.name for part in folder.iterdir()} == {"rank0.jsonl", "rank1.jsonl"}
-    merged = start("-m", "cpur", "merge", str(folder))
-    output, errors = merged.communicate(timeout=60)
-    assert merged.returncode == 0, errors
-    assert "20 images" in output
+    monkeypatch.setattr(sys, "argv", ["cpur", "merge", str(folder)])
+    cli.main()
+    assert "20 images" in capsys.readouterr().out
     first, frame = load_record(record_file(config))
     assert first["hardware"]["processes"] == 2
     assert frame["index"].tolist() == list(range(20))
@@ -170,26 +169,16 @@ def test_torchrun_and_merge(tmp_path):
     part = max(folder.iterdir(), key=lambda part: part.stat().st_size)  # a rank that was slow to start may have none
     part.write_text("".join(part.read_text().splitlines(keepends=True)[:-1]))
     record_file(config).unlink()
-    merged = start("-m", "cpur", "merge", str(folder))
-    _, errors = merged.communicate(timeout=60)
-    assert merged.returncode == 1
-    assert "1 images are missing:" in errors
+    with pytest.raises(SystemExit, match="1 images are missing:"):
+        cli.main()
 
 
-def test_the_example_of_the_book(tmp_path):
-    """As the page says it: from the folder of the example, on the command line; and in Python."""
+def test_the_example_of_the_book(tmp_path, monkeypatch):
+    """As the page says it: from the folder of the example, by the command line; and in Python."""
     config = replace(RUN, num_images=10, sigma=0.12, records_dir=str(tmp_path))
-    command = [*flags(config), "--classifier", "own_classifier:nearest_mean"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "cpur", "certify", *command],
-        cwd=root() / "book/examples",
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(root() / "book/examples")
+    monkeypatch.setattr(sys, "argv", ["cpur", "certify", *flags(config), "--classifier", "own_classifier:nearest_mean"])
+    cli.main()
     (file,) = tmp_path.glob("*.jsonl")
     first, frame = load_record(file)
     assert first["identity"]["classifier"] == "own_classifier:nearest_mean"
