@@ -51,7 +51,7 @@ SHAPES = $(subst $(space),$(comma),$(strip \
   cpur.networks.song_unet cpur.noise cpur.paired cpur.preprocessing cpur.purifiers cpur.released cpur.sampling \
   cpur.schedules cpur.smooth cpur.transport cpur.views studies.ablation_tables studies.pretrain))
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 --jaxtyping-packages=$(SHAPES),beartype.beartype
 
 # Formulas and widgets of the book, fetched once by npm.
 assets: $(READY)
