@@ -67,6 +67,9 @@ class Page:
                 str(self.notebook), str(partial), self.parameters, progress_bar=False, cwd=str(root())
             )
             notebook = nbformat.read(partial, as_version=4)
+            for cell in notebook.cells:
+                if cell.cell_type == "code":  # a progress bar leaves an empty display, which the book would frame
+                    cell.outputs = [output for output in cell.outputs if not _is_empty(output)]
             if self.title:
                 rest = notebook.cells[0].source.split("\n")[1:]
                 notebook.cells[0].source = "\n".join([f"# {self.title}", *rest])
@@ -87,6 +90,10 @@ class Page:
         )
         self.output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), self.output)
+
+
+def _is_empty(output: dict[str, Any]) -> bool:
+    return "data" in output and not any(output["data"].values())
 
 
 def read_pages(file: Path) -> list[Page]:

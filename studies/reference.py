@@ -26,6 +26,12 @@ def add_fields(app, what: str, name: str, obj: Any, options, lines: list[str]) -
     lines[at:at] = ["", *(f"- ``{field}``: {literal(text)}" for field, text in comments.items()), ""]
 
 
+def drop_inherited(app, what: str, name: str, obj: Any, options, lines: list[str]) -> None:
+    """Leaves out what torch says of every module's ``forward``: its own shapes stand in the signature."""
+    if name.endswith(".forward") and obj.__doc__ is None:
+        lines.clear()
+
+
 def literal(text: str) -> str:
     """Plain text as reStructuredText: nothing in it is markup."""
     return re.sub(r"([\\`*_|])", r"\\\1", text)
@@ -45,5 +51,6 @@ def tidy(app, what: str, name: str, obj: Any, options, signature: str | None, re
 def setup(app) -> dict[str, Any]:
     """Registers the extension."""
     app.connect("autodoc-process-docstring", add_fields, priority=900)  # after napoleon
+    app.connect("autodoc-process-docstring", drop_inherited)
     app.connect("autodoc-process-signature", tidy)
     return {"version": __version__, "parallel_read_safe": True}

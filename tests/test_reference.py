@@ -9,7 +9,8 @@ import yaml
 
 from cpur import CertifyConfig, FinetuneConfig
 from cpur.paths import root
-from studies.reference import add_fields, field_comments, literal, tidy
+from cpur.purifiers import Purifier
+from studies.reference import add_fields, drop_inherited, field_comments, literal, tidy
 
 PAGES = {page: page.read_text() for page in sorted((root() / "book/api").glob("*.md"))}
 MODULES = [
@@ -75,6 +76,15 @@ def test_fields_of_a_dataclass_are_listed_with_their_comments():
 
 def test_a_comment_is_no_markup():
     assert literal("p_0 of `x` *or* |y|") == r"p\_0 of \`x\` \*or\* \|y\|"
+
+
+def test_what_torch_says_of_every_module_is_left_out():
+    lines = ["Define the computation performed at every call."]
+    drop_inherited(None, "method", "cpur.purifiers.Purifier.forward", Purifier.forward, None, lines)
+    assert not lines
+    lines = ["An estimate."]
+    drop_inherited(None, "method", "cpur.purifiers.Purifier.denoise", Purifier.denoise, None, lines)
+    assert lines
 
 
 def test_signatures_are_short():
