@@ -164,11 +164,16 @@ class Workbench:
         return Finetuning(FinetuneConfig(**values, **variant.finetune, **steps, out=f"{self.work}/{name}/{seed}")).run()
 
     def publish(self, models: Path) -> None:
-        """Copies the weights of seed 0 that are committed, with a card."""
+        """Copies the weights of seed 0 that are committed, with a card, where they are missing.
+
+        Weights that are trained elsewhere differ in the last bits, and would disown the committed records.
+        """
         for variant, name in PUBLISHED.items():
+            if (models / name).is_dir():
+                continue
             tuned = self.finetuned(variant, 0)
             source = tuned.classifier or tuned.purifier
-            shutil.copytree(source, models / name, dirs_exist_ok=True)
+            shutil.copytree(source, models / name)
             shutil.copy(source.parent / "history.csv", models / name)
             values = read_json(source / FINETUNED)
             before = EMBEDDED[VARIANTS[variant].purifier]

@@ -13,7 +13,7 @@ import pytest
 
 from cpur import CertifyConfig, FinetuneConfig
 from cpur.paths import root
-from studies.ablation import VARIANTS, Workbench
+from studies.ablation import PUBLISHED, VARIANTS, Workbench
 from studies.ablation_tables import Ablation, accuracy_table, measure_table
 from studies.consistency_claims import CLAIMS, Gap, claims_table, deciding_commands
 
@@ -25,6 +25,14 @@ def made(tmp_path_factory):
     for name in ("onestep-ddpm", "features", "both"):
         bench.make(name, 0)
     return bench, folder
+
+
+def test_committed_weights_are_not_replaced(tmp_path):
+    """Those of another machine differ in the last bits, and would disown the records."""
+    for name in PUBLISHED.values():
+        (tmp_path / name).mkdir()
+    Workbench(work="nowhere", steps=0).publish(tmp_path)
+    assert not list(tmp_path.glob("*/*"))
 
 
 def test_records_are_made_once_and_read(made):
