@@ -130,6 +130,8 @@ async def examine(context, html: Path, names: list[str]) -> tuple[dict, dict]:
             await page.set_viewport_size(PHONE)
             for text in await page.evaluate(WIDE):
                 note("wide", text)
+            if seen["sliders"]:  # what a moved slider left in the queue may still fail
+                await page.wait_for_timeout(500)
         await page.close()
 
     await asyncio.gather(*(work() for _ in range(min(TABS, len(names)))))

@@ -13,3 +13,17 @@ window.addEventListener("load", () => {
   const typeset = (element) => mathjax.startup.promise.then(() => mathjax.typesetPromise([element]));
   mathjax.Hub = { Queue: ([, , element]) => typeset(element) };
 });
+
+// A stack throws away the view that it showed, and messages to that still wait in the queue; the manager then reads the
+// view that is gone. A message to what is disposed of is no error.
+window.addEventListener("load", () => {
+  if (typeof window.require !== "function" || !window.require.defined) return;
+  window.require(["@jupyter-widgets/base"], (base) => {
+    for (const kind of [base.JupyterLuminoWidget, base.JupyterLuminoPanelWidget]) {
+      const process = kind.prototype.processMessage;
+      kind.prototype.processMessage = function (message) {
+        if (!this.isDisposed) process.call(this, message);
+      };
+    }
+  });
+});
