@@ -109,17 +109,8 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
-class Missing:
+class Missing(Elsewhere):
     """The evidence is not there."""
-
-    reason: str
-
-    def figure(self, unit: str) -> str:
-        return "—"
-
-    @property
-    def basis(self) -> str:
-        return self.reason
 
     @property
     def verdict(self) -> str:

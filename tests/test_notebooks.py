@@ -23,9 +23,10 @@ from cpur.paths import root
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 SMALL = {"n": 200, "n0": 20, "num_images": 4, "batch_size": 50}
 LONG = SMALL | {"num_images": 100, "n": 500, "batch_size": 250}
-RUNS = {  # the others are run as pages of the book by tests/test_book.py; multiscale also by tests/test_end_to_end.py
+RUNS = {  # the others are run as pages of the book by tests/test_book.py
     "checkpoints": [{"purifier": "onestep-ddpm"}],
     "certify": [SMALL | {"plan": "sequential", "purifier": "none"}],  # the other plan goes to stdout, below
+    "multiscale": [SMALL],
     "finetune": [{"steps": 3, "batch_size": 16, "n": 100, "num_images": 4, "train": "both"}],
     "transport": [{"purifiers": ["onestep-edm", "consistency"], "sigmas": [0.5], "seeds": 1}],
     "explore": [{"live": False, "images": [12], "sigmas": [0.5], "n": 50}],
@@ -54,6 +55,7 @@ def test_notebook_runs(name, tmp_path):
         records = {"records_dir": str(tmp_path / "records")}
         folders = {
             "certify": records,
+            "multiscale": records,
             "finetune": records | {"out": str(tmp_path / "out")},
             "pretrain": {"models_dir": str(tmp_path)},
         }
