@@ -211,6 +211,22 @@ OWN = (
         OURS,
         _between("consistency-calibrated", "features", acr_max),
     ),
+    # one network call a sample, as one-step DDPM's
+    _radius(
+        "The one-step cascade: consistency models certify more than one-step DDPM",
+        OURS,
+        _between("consistency", DDPM, acr_max),
+    ),
+    _radius(
+        "The one-step cascade, fine-tuned, certifies more than one-step DDPM",
+        OURS,
+        _between("features", DDPM, acr_max),
+    ),
+    _radius(
+        "The one-step cascade, fine-tuned, certifies more than its best level",
+        OURS,
+        _against_best_level("features", acr_max),
+    ),
 )
 
 
