@@ -34,9 +34,9 @@ from cpur.errors import InputError, choose
 from cpur.noise import NoiseKey
 from cpur.recipes import BaselineConfig
 from cpur.records import hash8
+from cpur.training_state import TrainingState
 
 TRAINED = "trained.json"  # in the folder of a checkpoint: how it was made
-STATE = "training.pt"
 
 AUGMENTATIONS = {"digits": small_jitter, "cifar10": crop_and_flip, "imagenet": resized_crop_and_flip}
 
@@ -87,7 +87,10 @@ class Training:
         self.seconds = 0.0
         name = f"{config.dataset}-s{config.sigma:g}-{hash8(config.identity)}"
         self.out = paths.anchored(config.out or f"runs/baselines/{name}")
-        self._resume()
+        kept = {"model": self.model, "optimizer": self.optimizer, "decay": self.decay}
+        self.state = TrainingState(self.out, config.identity, kept)
+        if before := self.state.restore(self.device):
+            self.losses, self.seconds = before["losses"], before["seconds"]
 
     def run(self, progress=None) -> Baseline:
         """Trains all epochs and writes the last weights; ``progress(epochs, done, total)`` wraps the loop."""
@@ -105,7 +108,7 @@ class Training:
                 self.losses.append(loss)
                 self.decay.step()
                 self.seconds += time.perf_counter() - began
-                self._save()
+                self.state.save(losses=self.losses, seconds=self.seconds)
         return self._written()
 
     def _epoch(self) -> float:
@@ -123,28 +126,6 @@ class Training:
             self.optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses).mean().item()
-
-    def _save(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "decay")}
-        partial = self.out / (STATE + ".partial")
-        torch.save(state | {"identity": self.config.identity, "losses": self.losses, "seconds": self.seconds}, partial)
-        partial.replace(self.out / STATE)
-
-    def _resume(self) -> None:
-        file = self.out / STATE
-        if not file.is_file():
-            return
-        try:
-            state = torch.load(file, map_location=self.device, weights_only=True)
-            same = state["identity"] == self.config.identity
-        except Exception as error:  # unpickling raises many kinds
-            raise InputError(f"{paths.shown(file)} cannot be read: {error}; delete it to start anew") from error
-        if not same:
-            raise InputError(f"{paths.shown(self.out)} holds another training run: name another folder as out")
-        for name in ("model", "optimizer", "decay"):
-            getattr(self, name).load_state_dict(state[name])
-        self.losses, self.seconds = state["losses"], state["seconds"]
 
     def _written(self) -> Baseline:
         folder = self.out / "classifier"

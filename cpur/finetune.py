@@ -32,8 +32,8 @@ from cpur.noise import NoiseKey
 from cpur.purifiers import Purifier, load_purifier, purifier_folder
 from cpur.recipes import CALIBRATION, EVALUATION, FinetuneConfig
 from cpur.records import hash8
+from cpur.training_state import TrainingState
 
-STATE = "training.pt"
 SAVE_EVERY = 200  # steps between two states on disk
 
 
@@ -90,7 +90,15 @@ class Finetuning:
         self.losses: list[list[float]] = []
         self.identity = identity(config)
         self.out = paths.anchored(config.out or f"runs/finetuned/{run_name(self.identity)}")
-        self._resume()
+        kept = {"trained": self.trained, "average": self.average, "optimizer": self.optimizer}
+        self.state = TrainingState(self.out, self.identity, kept)
+        if before := self.state.restore(self.device):
+            self.losses = before["losses"]
+        if len(self.losses) > config.steps:
+            raise InputError(
+                f"{paths.shown(self.out)} holds {len(self.losses)} steps, and steps is {config.steps}: "
+                "name another folder"
+            )
 
     def run(self, progress=None) -> Finetuned:
         """Trains up to ``steps`` and writes the averaged weights; ``progress(steps, done, total)`` wraps the loop."""
@@ -106,8 +114,8 @@ class Finetuning:
                     )
                 self.losses.append(losses)
                 if (step + 1) % SAVE_EVERY == 0:
-                    self._save()
-        self._save()
+                    self.state.save(losses=self.losses)
+        self.state.save(losses=self.losses)
         return self._written()
 
     def _step(self) -> list[float]:
@@ -152,32 +160,6 @@ class Finetuning:
             if "classifier" in self.trained:
                 losses.append(F.cross_entropy(self.classifier(purified[0].detach()), labels))
         return torch.stack([loss.float() for loss in losses])
-
-    def _save(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = {name: getattr(self, name).state_dict() for name in ("trained", "average", "optimizer")}
-        partial = self.out / (STATE + ".partial")
-        torch.save({"identity": self.identity, "losses": self.losses, **state}, partial)
-        partial.replace(self.out / STATE)
-
-    def _resume(self) -> None:
-        file = self.out / STATE
-        if not file.is_file():
-            return
-        try:
-            state = torch.load(file, map_location=self.device, weights_only=True)
-            same, done = state["identity"] == self.identity, len(state["losses"])
-        except Exception as error:  # unpickling raises many kinds
-            raise InputError(f"{paths.shown(file)} cannot be read: {error}; delete it to start anew") from error
-        if not same:
-            raise InputError(f"{paths.shown(self.out)} holds another fine-tuning run: name another folder as out")
-        if done > self.config.steps:
-            raise InputError(
-                f"{paths.shown(self.out)} holds {done} steps, and steps is {self.config.steps}: name another folder"
-            )
-        for name in ("trained", "average", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.losses = state["losses"]
 
     def _written(self) -> Finetuned:
         folders = dict.fromkeys(("purifier", "classifier"))

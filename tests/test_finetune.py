@@ -68,7 +68,7 @@ def test_a_finished_run_is_not_repeated_and_can_be_made_longer(tmp_path):
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path, rejected):
     tuned(tmp_path, steps=1)
-    with rejected("holds another fine-tuning run"):
+    with rejected("holds another training run"):
         tuned(tmp_path, steps=1, seed=1)
     tuned(tmp_path, steps=2)
     with rejected("holds 2 steps, and steps is 1"):
