@@ -64,7 +64,12 @@ class Page:
         partial = self.output.with_suffix(".partial.ipynb")
         try:
             papermill.execute_notebook(
-                str(self.notebook), str(partial), self.parameters, progress_bar=False, cwd=str(root())
+                str(self.notebook),
+                str(partial),
+                self.parameters,
+                progress_bar=False,
+                cwd=str(root()),
+                extra_arguments=["--IPKernelApp.log_level=40"],  # else every kernel warns of its transport
             )
             notebook = nbformat.read(partial, as_version=4)
             for cell in notebook.cells:
